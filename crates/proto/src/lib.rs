@@ -1,0 +1,9 @@
+//! etcd's wire messages, one module per proto package, generated from the files in `proto/`.
+//!
+//! Every `bytes` field is a [`bytes::Bytes`]: decoding slices the received buffer and copies
+//! nothing. Services are not generated here but in crate `grpc`, so that the core can use the
+//! messages without a network stack.
+
+#![allow(missing_docs, clippy::all, rustdoc::all)]
+
+include!(concat!(env!("OUT_DIR"), "/messages.rs"));
