@@ -1,0 +1,134 @@
+//! What the loops let everybody know: small facts, each written by one loop and read by all handlers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use proto::etcdserverpb::{AlarmMember, DowngradeInfo, Member};
+use tokio::sync::Notify;
+use types::{Index, MemberId, Term};
+
+/// The notice board of one member.
+#[derive(Default)]
+pub struct Board {
+    term: AtomicU64,
+    leader: AtomicU64,
+    committed: AtomicU64,
+    applied: AtomicU64,
+    leads: AtomicBool,
+    lone_leader: AtomicBool,
+    learner: AtomicBool,
+    replicated: RwLock<Arc<Replicated>>,
+    progress: Notify,
+    leader_news: Notify,
+}
+
+/// Facts of the replicated state that handlers answer from.
+#[derive(Clone, Debug, Default)]
+pub struct Replicated {
+    /// The members, by id.
+    pub members: Vec<Member>,
+    /// Active alarms of all members.
+    pub alarms: Vec<AlarmMember>,
+    /// The version the cluster has agreed on, such as `3.7.0`.
+    pub cluster_version: Option<String>,
+    /// The version of the stored data.
+    pub storage_version: Option<String>,
+    /// The downgrade that is under way.
+    pub downgrade: DowngradeInfo,
+}
+
+/// Raft's side of the board, written by the member loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Raft {
+    /// The current term.
+    pub term: Term,
+    /// The leader, if one is known.
+    pub leader: Option<MemberId>,
+    /// The last committed entry.
+    pub committed: Index,
+    /// Whether this member is the leader.
+    pub leads: bool,
+    /// Whether it is the leader, the only voter, and has applied an entry of its term, so that what
+    /// it has applied is all there is.
+    pub lone_leader: bool,
+    /// Whether this member has no vote.
+    pub learner: bool,
+}
+
+impl Board {
+    /// Posts raft's side.
+    pub fn post_raft(&self, raft: Raft) {
+        // The flag first when it falls: no reader may take the short cut once another voter counts.
+        self.lone_leader.store(raft.lone_leader, Ordering::SeqCst);
+        self.leads.store(raft.leads, Ordering::Release);
+        self.term.store(raft.term, Ordering::Release);
+        self.committed.store(raft.committed, Ordering::Release);
+        self.learner.store(raft.learner, Ordering::Release);
+        let leader = raft.leader.map_or(0, |id| id.0);
+        if self.leader.swap(leader, Ordering::AcqRel) != leader {
+            self.leader_news.notify_waiters();
+        }
+    }
+
+    /// Raft's side, as last posted.
+    pub fn raft(&self) -> Raft {
+        let leader = self.leader.load(Ordering::Acquire);
+        Raft {
+            term: self.term.load(Ordering::Acquire),
+            leader: (leader != 0).then_some(MemberId(leader)),
+            committed: self.committed.load(Ordering::Acquire),
+            leads: self.leads.load(Ordering::Acquire),
+            lone_leader: self.lone_leader.load(Ordering::SeqCst),
+            learner: self.learner.load(Ordering::Acquire),
+        }
+    }
+
+    /// Posts how far apply has come.
+    pub fn post_applied(&self, index: Index) {
+        self.applied.store(index, Ordering::Release);
+        self.progress.notify_waiters();
+    }
+
+    /// How far apply has come.
+    pub fn applied(&self) -> Index {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Waits until apply has come to `index`.
+    pub async fn wait_applied(&self, index: Index) {
+        loop {
+            let progress = self.progress.notified();
+            if self.applied() >= index {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    /// Waits until there is a leader.
+    pub async fn wait_leader(&self) {
+        loop {
+            let news = self.leader_news.notified();
+            if self.raft().leader.is_some() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Waits until another leader, or none, is posted.
+    pub async fn leader_change(&self) {
+        self.leader_news.notified().await;
+    }
+
+    /// Posts the replicated facts.
+    pub fn post_replicated(&self, replicated: Replicated) {
+        *self.replicated.write() = Arc::new(replicated);
+    }
+
+    /// The replicated facts, as last posted.
+    pub fn replicated(&self) -> Arc<Replicated> {
+        self.replicated.read().clone()
+    }
+}

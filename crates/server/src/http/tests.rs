@@ -1,0 +1,361 @@
+//! Answers as they were read off a running etcd, given by a member that says what the test wants.
+
+use http::Request;
+
+use super::*;
+use crate::config::NameSet;
+use crate::config::tests::config;
+use proto::etcdserverpb::AlarmType;
+
+/// A member in the state that a test wants.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    alarms: Vec<AlarmType>,
+    leader: bool,
+    learner: bool,
+    serializable: Result<(), ErrorKind>,
+    linearizable: Result<(), ErrorKind>,
+}
+
+/// One that is well.
+pub(crate) const WELL: Fake = Fake {
+    alarms: vec![],
+    leader: true,
+    learner: false,
+    serializable: Ok(()),
+    linearizable: Ok(()),
+};
+
+impl Vitals for Fake {
+    fn alarms(&self) -> Vec<AlarmMember> {
+        let alarm = |alarm: &AlarmType| AlarmMember {
+            member_id: 1,
+            alarm: (*alarm).into(),
+        };
+        self.alarms.iter().map(alarm).collect()
+    }
+
+    fn leader(&self) -> Option<MemberId> {
+        self.leader.then_some(MemberId(1))
+    }
+
+    fn is_learner(&self) -> bool {
+        self.learner
+    }
+
+    async fn probe(&self, linearizable: bool) -> Result<(), ErrorKind> {
+        if linearizable {
+            self.linearizable
+        } else {
+            self.serializable
+        }
+    }
+
+    fn cluster_version(&self) -> Option<String> {
+        self.leader.then(|| "3.7.0".into())
+    }
+
+    fn storage_version(&self) -> Option<String> {
+        self.leader.then(|| "3.7.0".into())
+    }
+}
+
+fn site(port: Port, member: Fake) -> Site<Fake> {
+    let config = config();
+    Site::new(port, member, Arc::new(Metrics::new(&config)), &config)
+}
+
+async fn ask(site: &Site<Fake>, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri(target);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    site.answer(&request.body(()).unwrap().into_parts().0).await
+}
+
+async fn get(port: Port, member: Fake, target: &str) -> (u16, String) {
+    shown(ask(&site(port, member), "GET", target, &[]).await)
+}
+
+fn shown(answer: Answer) -> (u16, String) {
+    let status = answer.status().as_u16();
+    (status, String::from_utf8(answer.into_body().to_vec()).unwrap())
+}
+
+fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+    answer
+        .headers()
+        .get(name)
+        .map_or("", |value| value.to_str().unwrap())
+}
+
+fn ok(body: &str) -> (u16, String) {
+    (200, body.into())
+}
+
+fn bad(body: &str) -> (u16, String) {
+    (503, body.into())
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_version_is_told_on_client_and_peer_ports() {
+    let decided = ok("{\"etcdserver\":\"3.7.1\",\"etcdcluster\":\"3.7.0\",\"storage\":\"3.7.0\"}");
+    assert_eq!(get(Port::Client, WELL, "/version").await, decided);
+    assert_eq!(get(Port::Peer, WELL, "/version").await, decided);
+    assert_eq!(get(Port::Metrics, WELL, "/version").await.0, 404);
+    let early = ok("{\"etcdserver\":\"3.7.1\",\"etcdcluster\":\"not_decided\",\"storage\":\"unknown\"}");
+    assert_eq!(
+        get(
+            Port::Client,
+            Fake {
+                leader: false,
+                ..WELL
+            },
+            "/version"
+        )
+        .await,
+        early
+    );
+    let answer = ask(&site(Port::Client, WELL), "GET", "/version", &[]).await;
+    assert_eq!(header(&answer, "content-type"), "application/json");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn ports_serve_what_is_theirs() {
+    for target in ["/health", "/livez", "/readyz", "/metrics"] {
+        assert_eq!(get(Port::Client, WELL, target).await.0, 200, "{target}");
+        assert_eq!(get(Port::Metrics, WELL, target).await.0, 200, "{target}");
+        assert_eq!(get(Port::Peer, WELL, target).await.0, 404, "{target}");
+    }
+    for target in [
+        "/",
+        "/nope",
+        "/v2/keys",
+        "/health/",
+        "/readyz/nope",
+        "/livez/non_learner",
+        "/livez/",
+    ] {
+        assert_eq!(
+            get(Port::Client, WELL, target).await,
+            (404, "404 page not found\n".into()),
+            "{target}"
+        );
+    }
+    let answer = ask(&site(Port::Metrics, WELL), "GET", "/nope", &[]).await;
+    assert_eq!(header(&answer, "content-type"), "text/plain; charset=utf-8");
+    assert_eq!(header(&answer, "x-content-type-options"), "nosniff");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn only_get_is_a_method_here() {
+    let site = site(Port::Client, WELL);
+    for (method, target) in [
+        ("POST", "/version"),
+        ("HEAD", "/health"),
+        ("PUT", "/livez"),
+        ("POST", "/readyz/non_learner"),
+    ] {
+        let answer = ask(&site, method, target, &[]).await;
+        assert_eq!(header(&answer, "allow"), "GET");
+        assert_eq!(
+            shown(answer),
+            (405, "Method Not Allowed\n".into()),
+            "{method} {target}"
+        );
+    }
+    assert_eq!(ask(&site, "POST", "/metrics", &[]).await.status(), 200);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn health_names_the_first_reason_against_it() {
+    assert_eq!(
+        get(Port::Metrics, WELL, "/health").await,
+        ok("{\"health\":\"true\",\"reason\":\"\"}")
+    );
+    let full = Fake {
+        alarms: vec![AlarmType::Nospace],
+        ..WELL
+    };
+    let no_space = bad("{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n");
+    assert_eq!(get(Port::Client, full.clone(), "/health").await, no_space);
+    assert_eq!(
+        get(Port::Client, full.clone(), "/health?exclude=CORRUPT").await,
+        no_space
+    );
+    assert_eq!(
+        get(
+            Port::Client,
+            full.clone(),
+            "/health?exclude=x&exclude=NOSPACE&serializable=true"
+        )
+        .await
+        .0,
+        200
+    );
+    let both = Fake {
+        alarms: vec![AlarmType::Nospace, AlarmType::Corrupt],
+        ..WELL
+    };
+    let corrupt = bad("{\"health\":\"false\",\"reason\":\"ALARM CORRUPT\"}\n");
+    assert_eq!(get(Port::Client, both, "/health?exclude=NOSPACE").await, corrupt);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn health_without_a_leader_is_good_only_for_serializable_reads() {
+    let lone = Fake {
+        leader: false,
+        linearizable: Err(ErrorKind::NoLeader),
+        ..WELL
+    };
+    let no_leader = bad("{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n");
+    assert_eq!(get(Port::Client, lone.clone(), "/health").await, no_leader);
+    assert_eq!(
+        get(Port::Client, lone.clone(), "/health?serializable=1").await,
+        no_leader
+    );
+    assert_eq!(get(Port::Client, lone, "/health?serializable=true").await.0, 200);
+    let slow = Fake {
+        linearizable: Err(ErrorKind::Timeout),
+        ..WELL
+    };
+    let timeout = bad("{\"health\":\"false\",\"reason\":\"RANGE ERROR:etcdserver: request timed out\"}\n");
+    assert_eq!(get(Port::Client, slow, "/health").await, timeout);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn checks_that_pass_say_ok_and_more_when_asked() {
+    assert_eq!(get(Port::Metrics, WELL, "/livez").await, ok("ok\n"));
+    assert_eq!(
+        get(Port::Metrics, WELL, "/livez?verbose").await,
+        ok("[+]serializable_read ok\nok\n")
+    );
+    assert_eq!(
+        get(Port::Metrics, WELL, "/readyz?verbose=").await,
+        ok(
+            "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n"
+        )
+    );
+    assert_eq!(
+        get(Port::Client, WELL, "/readyz/linearizable_read").await,
+        ok("ok\n")
+    );
+    assert_eq!(
+        get(Port::Client, WELL, "/livez?verbose&exclude=serializable_read").await,
+        ok("ok\n")
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn checks_that_fail_say_which_and_why() {
+    let ill = Fake {
+        alarms: vec![AlarmType::Corrupt],
+        learner: true,
+        linearizable: Err(ErrorKind::NoLeader),
+        ..WELL
+    };
+    assert_eq!(
+        get(Port::Metrics, ill.clone(), "/readyz").await,
+        bad(
+            "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\
+             [-]linearizable_read failed: etcdserver: no leader\n\
+             [-]non_learner failed: not supported for learner\n\n"
+        )
+    );
+    let excluding =
+        "/readyz?exclude=data_corruption&exclude=linearizable_read&exclude=non_learner&exclude=nope";
+    assert_eq!(get(Port::Metrics, ill.clone(), excluding).await, ok("ok\n"));
+    assert_eq!(
+        get(
+            Port::Metrics,
+            ill.clone(),
+            "/readyz/non_learner?exclude=non_learner"
+        )
+        .await,
+        bad("[-]non_learner failed: not supported for learner\n\n")
+    );
+    assert_eq!(
+        get(Port::Metrics, ill, "/livez").await,
+        ok("ok\n"),
+        "a restart would not help"
+    );
+    let full = Fake {
+        alarms: vec![AlarmType::Nospace],
+        ..WELL
+    };
+    assert_eq!(get(Port::Metrics, full, "/readyz").await, ok("ok\n"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn results_are_counted() {
+    let site = site(
+        Port::Metrics,
+        Fake {
+            learner: true,
+            ..WELL
+        },
+    );
+    for target in ["/health", "/readyz", "/livez"] {
+        ask(&site, "GET", target, &[]).await;
+    }
+    let (_, metrics) = shown(ask(&site, "GET", "/metrics", &[]).await);
+    for line in [
+        "etcd_server_health_success 1",
+        "etcd_server_healthcheck{type=\"readyz\",name=\"non_learner\"} 0",
+        "etcd_server_healthcheck{type=\"livez\",name=\"serializable_read\"} 1",
+        "etcd_server_healthchecks_total{type=\"readyz\",name=\"non_learner\",status=\"error\"} 1",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn browsers_of_every_origin_are_admitted_by_default() {
+    let client = site(Port::Client, WELL);
+    for target in ["/version", "/nope"] {
+        let answer = ask(&client, "GET", target, &[]).await;
+        assert_eq!(header(&answer, "access-control-allow-origin"), "*");
+        assert_eq!(
+            header(&answer, "access-control-allow-methods"),
+            "POST, GET, OPTIONS, PUT, DELETE"
+        );
+        assert_eq!(
+            header(&answer, "access-control-allow-headers"),
+            "accept, content-type, authorization"
+        );
+    }
+    assert_eq!(shown(ask(&client, "OPTIONS", "/any/path", &[]).await), ok(""));
+    let metrics = ask(&site(Port::Metrics, WELL), "OPTIONS", "/health", &[]).await;
+    assert_eq!(metrics.status(), 405);
+    assert_eq!(header(&metrics, "access-control-allow-origin"), "");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn origins_and_hosts_can_be_listed() {
+    let mut config = config();
+    config.cors = NameSet::parse("http://x.com:80");
+    config.host_whitelist = NameSet::parse("a,127.0.0.1");
+    let site = Site::new(Port::Client, WELL, Arc::new(Metrics::new(&config)), &config);
+    let known = ask(
+        &site,
+        "GET",
+        "/version",
+        &[("host", "a:33"), ("origin", "http://x.com:80")],
+    )
+    .await;
+    assert_eq!(header(&known, "access-control-allow-origin"), "http://x.com:80");
+    let stranger = ask(
+        &site,
+        "GET",
+        "/version",
+        &[("host", "127.0.0.1"), ("origin", "http://y.com")],
+    )
+    .await;
+    assert_eq!(stranger.status(), 200);
+    assert_eq!(header(&stranger, "access-control-allow-origin"), "");
+    for headers in [&[("host", "evil.com:2379")][..], &[]] {
+        let (status, body) = shown(ask(&site, "OPTIONS", "/", headers).await);
+        assert_eq!(status, 421);
+        assert!(body.contains("--host-whitelist"));
+    }
+}

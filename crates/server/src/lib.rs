@@ -1,0 +1,29 @@
+//! Services, loops, HTTP, metrics: everything around the core.
+
+// The rim: this crate has threads, clocks and sockets.
+#![allow(clippy::disallowed_methods)]
+
+pub mod backup;
+pub mod board;
+pub mod config;
+pub mod fields;
+pub mod go;
+pub mod http;
+pub mod ids;
+pub mod inbox;
+pub mod listen;
+pub mod loops;
+pub mod metrics;
+pub mod node;
+pub mod replies;
+pub mod rpc;
+mod run;
+pub mod start;
+pub mod storage;
+mod tasks;
+mod v2store;
+
+pub use run::{RunError, run};
+
+/// What a gRPC message may be larger than the request in it.
+pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;

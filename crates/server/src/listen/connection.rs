@@ -1,0 +1,327 @@
+//! From an accepted socket to its end.
+
+use std::future::Future;
+use std::io;
+use std::mem::take;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use super::edge::{Edge, GrpcService, NoGrpc};
+use super::lanes::Lanes;
+use super::{Bound, Listener, Listeners, log_serving};
+use crate::config::Config;
+use crate::http::{Port, Site, Vitals};
+use crate::metrics::Metrics;
+
+/// What connections are held to.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Time for the first request; a client that has none yet comes back when it has.
+    pub first_request: Duration,
+    /// Time for the head of a request, and between requests of an HTTP/1 connection.
+    pub request_head: Duration,
+    /// Time that requests have to end when the server stops.
+    pub drain: Duration,
+    /// HTTP/2 streams of one connection.
+    pub streams_max: u32,
+    /// Pings on HTTP/2 connections.
+    pub keepalive: crate::config::Keepalive,
+}
+
+/// Where a half-open connection is told to go before it is cut off: the last part of its time.
+const FAREWELL: u32 = 10;
+
+/// Bytes of a request's headers. A token is the longest of them.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes that may be under way to the server on one stream, and on one connection: a few of the
+/// largest requests, so that a lone stream fills a fast network.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Connections to the metrics port and to the peer port. Scrapers and probes are few.
+const OTHER_CONNECTIONS_MAX: usize = 64;
+
+/// How long accepting pauses when the system has no socket to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Limits {
+    /// The limits of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Limits {
+            first_request: Duration::from_secs(10),
+            request_head: Duration::from_secs(5 * 60),
+            drain: Duration::from_secs(1),
+            streams_max: config.max_concurrent_streams,
+            keepalive: config.keepalive,
+        }
+    }
+
+    fn protocol(&self) -> Builder<TokioExecutor> {
+        // How long an unanswered ping is waited for when a connection may hang for ever.
+        const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.request_head);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.streams_max)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(self.keepalive.interval)
+            .keep_alive_timeout(self.keepalive.timeout.unwrap_or(FOR_EVER));
+        builder
+    }
+}
+
+/// Ports that are being served.
+pub struct Ports {
+    lanes: Arc<Lanes>,
+    limits: Arc<Limits>,
+    protocol: Arc<Builder<TokioExecutor>>,
+    /// Turns true when the server stops; every connection holds a receiver while it lasts.
+    stopping: watch::Sender<bool>,
+}
+
+impl Ports {
+    /// Ports whose connections live on `lanes`; none is served yet.
+    pub fn new(lanes: Arc<Lanes>, limits: Limits) -> Self {
+        let protocol = Arc::new(limits.protocol());
+        Ports {
+            lanes,
+            limits: Arc::new(limits),
+            protocol,
+            stopping: watch::channel(false).0,
+        }
+    }
+
+    /// Serves metrics and health. Needs no leader.
+    pub fn serve_metrics<V: Vitals>(&self, listeners: &mut Listeners, site: Site<V>) {
+        self.serve_http(Port::Metrics, take(&mut listeners.metrics), site);
+    }
+
+    /// Serves what there is on the peer port.
+    pub fn serve_peers<V: Vitals>(&self, listeners: &mut Listeners, site: Site<V>) {
+        self.serve_http(Port::Peer, take(&mut listeners.peer), site);
+    }
+
+    fn serve_http<V: Vitals>(&self, port: Port, listeners: Vec<Listener>, site: Site<V>) {
+        let room = Arc::new(Semaphore::new(OTHER_CONNECTIONS_MAX));
+        for listener in listeners {
+            self.serve::<NoGrpc, V>(port, listener, Edge::http(site.clone()), Arc::clone(&room));
+        }
+    }
+
+    /// Serves clients: gRPC and HTTP on one port, or each on ports of its own.
+    pub fn serve_clients<G: GrpcService, V: Vitals>(
+        &self,
+        listeners: &mut Listeners,
+        services: G,
+        site: Site<V>,
+        metrics: Arc<Metrics>,
+    ) {
+        let connections_max = listeners.client_connections_max.min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(connections_max));
+        let beside = listeners.client_http.is_empty().then(|| site.clone());
+        tracing::info!("ready to serve client requests");
+        for listener in take(&mut listeners.client) {
+            let edge = Edge::grpc(services.clone(), beside.clone(), Arc::clone(&metrics));
+            self.serve(Port::Client, listener, edge, Arc::clone(&room));
+        }
+        for listener in take(&mut listeners.client_http) {
+            self.serve::<NoGrpc, V>(
+                Port::Client,
+                listener,
+                Edge::http(site.clone()),
+                Arc::clone(&room),
+            );
+        }
+    }
+
+    fn serve<G: GrpcService, V: Vitals>(
+        &self,
+        port: Port,
+        listener: Listener,
+        edge: Edge<G, V>,
+        room: Arc<Semaphore>,
+    ) {
+        log_serving(port, edge.traffic(), &listener);
+        let door = Door {
+            lanes: Arc::clone(&self.lanes),
+            limits: Arc::clone(&self.limits),
+            protocol: Arc::clone(&self.protocol),
+            stopping: self.stopping.subscribe(),
+            edge,
+            room,
+        };
+        self.lanes.spawn(door.open(listener));
+    }
+
+    /// Accepts no more connections, lets requests end, and cuts off those that take too long.
+    pub async fn stop(self) {
+        self.stopping.send_replace(true);
+        if timeout(self.limits.drain, self.stopping.closed()).await.is_err() {
+            tracing::debug!("some client connections did not end in time");
+        }
+    }
+}
+
+/// The accept loop of one listener.
+struct Door<G, V> {
+    lanes: Arc<Lanes>,
+    limits: Arc<Limits>,
+    protocol: Arc<Builder<TokioExecutor>>,
+    stopping: watch::Receiver<bool>,
+    edge: Edge<G, V>,
+    /// A permit for each connection; accepting waits for one.
+    room: Arc<Semaphore>,
+}
+
+impl<G: GrpcService, V: Vitals> Door<G, V> {
+    async fn open(mut self, listener: Listener) {
+        let url = listener.url().clone();
+        let accepting = async {
+            match listener.socket {
+                Bound::Tcp(listener) => self.accept_tcp(listener).await,
+                // The socket's file goes when this arm ends.
+                Bound::Unix(socket) => self.accept_unix(socket.listener.try_clone()?).await,
+            }
+        };
+        if let Err(error) = accepting.await {
+            tracing::error!(url = url.as_str(), error = %error, "stopped listening");
+        }
+    }
+
+    async fn accept_tcp(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        while let Some((stream, permit)) = self.next(|| listener.accept()).await {
+            self.hand_over(permit, stream.0.into_std(), TcpStream::from_std);
+        }
+        Ok(())
+    }
+
+    async fn accept_unix(&mut self, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
+        let listener = UnixListener::from_std(listener)?;
+        while let Some((stream, permit)) = self.next(|| listener.accept()).await {
+            self.hand_over(permit, stream.0.into_std(), UnixStream::from_std);
+        }
+        Ok(())
+    }
+
+    /// The next connection, as soon as there is room for one; none when the server stops.
+    async fn next<T, F>(&mut self, accept: impl Fn() -> F) -> Option<(T, OwnedSemaphorePermit)>
+    where
+        F: Future<Output = io::Result<T>>,
+    {
+        loop {
+            let accepted = async {
+                let permit = Arc::clone(&self.room).acquire_owned().await.ok()?;
+                Some((accept().await, permit))
+            };
+            let (result, permit) = tokio::select! {
+                accepted = accepted => accepted?,
+                _ = self.stopping.changed() => return None,
+            };
+            match result {
+                Ok(connection) => return Some((connection, permit)),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(error = %error, "failed to accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a connection to the lane whose turn it is; a socket belongs to the lane that opens it.
+    fn hand_over<T, S>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        accepted: io::Result<T>,
+        open: fn(T) -> io::Result<S>,
+    ) where
+        T: Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (limits, protocol) = (Arc::clone(&self.limits), Arc::clone(&self.protocol));
+        let (edge, stopping) = (self.edge.clone(), self.stopping.clone());
+        self.lanes.spawn(async move {
+            let _permit = permit;
+            match accepted.and_then(open) {
+                Ok(socket) => attend(socket, edge, &protocol, &limits, stopping).await,
+                Err(error) => tracing::warn!(error = %error, "failed to take over a connection"),
+            }
+        });
+    }
+}
+
+/// Serves one connection to its end.
+async fn attend<S, G: GrpcService, V: Vitals>(
+    socket: S,
+    edge: Edge<G, V>,
+    protocol: &Builder<TokioExecutor>,
+    limits: &Limits,
+    mut stopping: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = Asked {
+        edge,
+        asked: Arc::clone(&asked),
+    };
+    let mut connection = pin!(protocol.serve_connection(TokioIo::new(socket), service));
+    let farewell = limits.first_request / FAREWELL;
+    tokio::select! {
+        // How a connection ends is between client and network.
+        _ = connection.as_mut() => return,
+        _ = stopping.changed() => {}
+        _ = sleep(limits.first_request - farewell) => {
+            if asked.load(Relaxed) {
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    _ = stopping.changed() => {}
+                }
+            } else {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(farewell, connection).await;
+                return;
+            }
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(limits.drain, connection).await;
+}
+
+/// An edge that notices the first request.
+struct Asked<G, V> {
+    edge: Edge<G, V>,
+    asked: Arc<AtomicBool>,
+}
+
+impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Asked<G, V> {
+    type Response = <Edge<G, V> as Service<Request<Incoming>>>::Response;
+    type Error = <Edge<G, V> as Service<Request<Incoming>>>::Error;
+    type Future = <Edge<G, V> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.asked.store(true, Relaxed);
+        self.edge.call(request)
+    }
+}

@@ -1,0 +1,189 @@
+//! One service for everything that comes in by a connection: gRPC calls go to the gRPC services,
+//! everything else to the HTTP endpoints.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::Service;
+
+use crate::http::{Answer, Site, Vitals, not_found};
+use crate::metrics::{Answering, Metered, MeteredBody, Metrics};
+use crate::node::Node;
+
+/// The body of a gRPC request.
+pub type RequestBody = MeteredBody<Incoming>;
+
+/// All gRPC services of a port. A connection has a clone of it, and calls it for every request, so a
+/// clone and a call should both be cheap.
+pub trait GrpcService:
+    Service<
+        Request<RequestBody>,
+        Response = Response<tonic::body::Body>,
+        Error = Infallible,
+        Future: Unpin + Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> GrpcService for S where
+    S: Service<
+            Request<RequestBody>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Unpin + Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What is served on a listener.
+#[derive(Clone)]
+pub struct Edge<G, V = Node> {
+    grpc: Option<Metered<G>>,
+    site: Option<Site<V>>,
+}
+
+impl<V> Edge<NoGrpc, V> {
+    /// HTTP alone.
+    pub fn http(site: Site<V>) -> Self {
+        Edge {
+            grpc: None,
+            site: Some(site),
+        }
+    }
+}
+
+impl<G: GrpcService, V> Edge<G, V> {
+    /// gRPC, and HTTP beside it or not.
+    pub fn grpc(services: G, site: Option<Site<V>>, metrics: Arc<Metrics>) -> Self {
+        Edge {
+            grpc: Some(Metered::new(services, metrics)),
+            site,
+        }
+    }
+
+    /// What is served, in the word the log has for it.
+    pub(super) fn traffic(&self) -> &'static str {
+        match (&self.grpc, &self.site) {
+            (Some(_), Some(_)) => "grpc+http",
+            (Some(_), None) => "grpc",
+            (None, _) => "http",
+        }
+    }
+}
+
+impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Edge<G, V> {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Reply<G::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Some(grpc) = self.grpc.as_ref().filter(|_| is_grpc(request.headers())) {
+            return Reply::Grpc(grpc.call(request));
+        }
+        let (head, _) = request.into_parts();
+        let site = self.site.clone();
+        Reply::Http(Box::pin(async move {
+            match site {
+                Some(site) => site.answer(&head).await,
+                None => not_found(),
+            }
+        }))
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// An answer that is being made.
+pub enum Reply<F> {
+    /// By the gRPC services.
+    Grpc(Answering<F>),
+    /// By an endpoint.
+    Http(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
+
+impl<F> Future for Reply<F>
+where
+    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<EdgeBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Reply::Grpc(reply) => Pin::new(reply).poll(cx).map_ok(|reply| reply.map(EdgeBody::Grpc)),
+            Reply::Http(reply) => reply
+                .as_mut()
+                .poll(cx)
+                .map(|reply| Ok(reply.map(|body| EdgeBody::Http(body.into())))),
+        }
+    }
+}
+
+/// The body of an answer.
+pub enum EdgeBody {
+    /// Of the gRPC services.
+    Grpc(MeteredBody<tonic::body::Body>),
+    /// Of an endpoint.
+    Http(Full<Bytes>),
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match &mut *self {
+            EdgeBody::Grpc(body) => Pin::new(body).poll_frame(cx),
+            EdgeBody::Http(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            EdgeBody::Grpc(body) => body.is_end_stream(),
+            EdgeBody::Http(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            EdgeBody::Grpc(body) => body.size_hint(),
+            EdgeBody::Http(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The gRPC services of a port without any.
+#[derive(Clone, Copy)]
+pub enum NoGrpc {}
+
+impl Service<Request<RequestBody>> for NoGrpc {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn call(&self, _: Request<RequestBody>) -> Self::Future {
+        match *self {}
+    }
+}

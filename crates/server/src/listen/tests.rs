@@ -1,0 +1,299 @@
+//! Real sockets of this machine. Nothing here waits for a time to pass: reads end with an answer or
+//! with the end of the connection.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, TcpStream};
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::service::Service;
+
+use super::*;
+use crate::config::tests::config;
+use crate::http::Site;
+use crate::http::tests::{Fake, WELL};
+use crate::metrics::Metrics;
+
+/// Ports that are served until the end of a test.
+struct Server {
+    ports: Option<Ports>,
+    listeners: Listeners,
+    metrics: Arc<Metrics>,
+    config: Config,
+}
+
+impl Server {
+    /// Binds what `change` makes of the configuration; at first there is a client port.
+    fn bind(change: impl FnOnce(&mut Config)) -> Result<Self, ListenError> {
+        let mut config = config();
+        config.listen_peer = vec![];
+        config.listen_client = urls("http://127.0.0.1:0");
+        change(&mut config);
+        let listeners = Listeners::bind(&config)?;
+        let lanes = Arc::new(Lanes::start(2).unwrap());
+        // Short, so that a test of it is over soon; long enough for the other tests' requests.
+        let limits = Limits {
+            first_request: Duration::from_millis(100),
+            ..Limits::new(&config)
+        };
+        let ports = Some(Ports::new(lanes, limits));
+        let metrics = Arc::new(Metrics::new(&config));
+        Ok(Server {
+            ports,
+            listeners,
+            metrics,
+            config,
+        })
+    }
+
+    fn site(&self, port: Port) -> Site<Fake> {
+        Site::new(port, WELL, Arc::clone(&self.metrics), &self.config)
+    }
+
+    /// Serves clients; answers where the first listener for each of gRPC and HTTP is.
+    fn serve_clients(&mut self, connections_max: usize) -> [String; 2] {
+        let address = |listeners: &[Listener]| listeners.first().map_or(String::new(), Listener::address);
+        let addresses = [&self.listeners.client, &self.listeners.client_http].map(|them| address(them));
+        self.listeners.client_connections_max = connections_max;
+        let (site, metrics) = (self.site(Port::Client), Arc::clone(&self.metrics));
+        let ports = self.ports.as_ref().unwrap();
+        ports.serve_clients(&mut self.listeners, Refusing, site, metrics);
+        addresses
+    }
+
+    fn stop(&mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(self.ports.take().unwrap().stop());
+    }
+}
+
+/// Serves a client port with the default settings.
+fn serve() -> (Server, String) {
+    let mut server = Server::bind(|_| ()).unwrap();
+    let [address, _] = server.serve_clients(10);
+    (server, address)
+}
+
+/// gRPC services that refuse every call.
+#[derive(Clone)]
+struct Refusing;
+
+impl Service<Request<RequestBody>> for Refusing {
+    type Response = Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn call(&self, _: Request<RequestBody>) -> Self::Future {
+        let refusal = tonic::Status::unavailable("refused");
+        std::future::ready(Ok(refusal.into_http()))
+    }
+}
+
+fn urls(text: &str) -> Vec<Url> {
+    Url::parse_list(text).unwrap()
+}
+
+/// Sends a request with more headers, reads until the head of the answer is there.
+fn ask(stream: &mut (impl Read + Write), target: &str, headers: &str) -> String {
+    write!(stream, "GET {target} HTTP/1.1\r\nhost: h\r\n{headers}\r\n").unwrap();
+    read_head(stream)
+}
+
+fn read_head(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn read_to_end(mut stream: impl Read) -> Vec<u8> {
+    let mut all = Vec::new();
+    // A reset is an end too.
+    let _ = stream.read_to_end(&mut all);
+    all
+}
+
+/// A request with its answer read to the last byte, so that another can follow.
+fn get_livez(stream: &mut TcpStream) {
+    assert!(ask(stream, "/livez", "").starts_with("HTTP/1.1 200"));
+    let mut body = [0; 3];
+    stream.read_exact(&mut body).unwrap();
+    assert_eq!(&body, b"ok\n");
+}
+
+const GRPC: &str = "content-type: application/grpc\r\n";
+
+#[test]
+fn one_port_tells_grpc_and_http_apart() {
+    let (server, address) = serve();
+    let mut stream = TcpStream::connect(address).unwrap();
+    assert!(ask(&mut stream, "/etcdserverpb.KV/Put", GRPC).contains("grpc-status: 14"));
+    let version = ask(&mut stream, "/version", "");
+    assert!(version.starts_with("HTTP/1.1 200 OK") && version.contains("content-type: application/json"));
+    let started = "grpc_method=\"Put\"} 1\n";
+    assert!(server.metrics.encode().contains(started));
+}
+
+#[test]
+fn http_can_have_a_port_of_its_own() {
+    let http = urls("http://127.0.0.1:0");
+    let mut server = Server::bind(|config| {
+        config.listen_client = urls("http://localhost:0");
+        config.listen_client_http = http;
+    })
+    .unwrap();
+    let [grpc, http] = server.serve_clients(10);
+    let status =
+        |address: &str, target, headers| ask(&mut TcpStream::connect(address).unwrap(), target, headers);
+    assert!(status(&grpc, "/version", "").starts_with("HTTP/1.1 404"));
+    assert!(status(&grpc, "/etcdserverpb.KV/Put", GRPC).contains("grpc-status: 14"));
+    assert!(status(&http, "/version", "").starts_with("HTTP/1.1 200"));
+    assert!(status(&http, "/etcdserverpb.KV/Put", GRPC).starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn metrics_and_peers_have_ports_without_clients() {
+    let mut server = Server::bind(|config| {
+        config.listen_metrics = urls("http://127.0.0.1:0");
+        config.listen_peer = urls("http://127.0.0.1:0");
+    })
+    .unwrap();
+    let metrics_address = server.listeners.metrics[0].address();
+    let peer_address = server.listeners.peer[0].address();
+    let (metrics, peer) = (server.site(Port::Metrics), server.site(Port::Peer));
+    let ports = server.ports.as_ref().unwrap();
+    ports.serve_metrics(&mut server.listeners, metrics);
+    ports.serve_peers(&mut server.listeners, peer);
+    let mut stream = TcpStream::connect(metrics_address).unwrap();
+    assert!(ask(&mut stream, "/livez", "").starts_with("HTTP/1.1 200"));
+    let mut stream = TcpStream::connect(peer_address).unwrap();
+    assert!(ask(&mut stream, "/version", "").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed() {
+    let (_server, address) = serve();
+    // Nothing; half a head; the beginning of HTTP/2 and no more.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for beginning in [&b""[..], b"GET /version HTTP/1.1\r\nhost:", preface] {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(beginning).unwrap();
+        let end = read_to_end(stream);
+        assert!(!end.starts_with(b"HTTP/1.1 200"));
+    }
+}
+
+#[test]
+fn a_connection_with_a_request_stays() {
+    let (_server, address) = serve();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    get_livez(&mut stream);
+    // Its end tells that the time for a first request has gone by.
+    read_to_end(TcpStream::connect(&address).unwrap());
+    get_livez(&mut stream);
+}
+
+#[test]
+fn a_client_too_many_waits_for_another_to_leave() {
+    let mut server = Server::bind(|_| ()).unwrap();
+    let [address, _] = server.serve_clients(1);
+    let mut first = TcpStream::connect(&address).unwrap();
+    get_livez(&mut first);
+    let mut second = TcpStream::connect(&address).unwrap();
+    write!(second, "GET /version HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    // While it waits, the first goes on to be served; a second that was let in would be by now, too.
+    for _ in 0..50 {
+        get_livez(&mut first);
+    }
+    second.set_nonblocking(true).unwrap();
+    assert!(second.read(&mut [0]).is_err(), "nobody answers yet");
+    second.set_nonblocking(false).unwrap();
+    drop(first);
+    assert!(read_head(&mut second).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn the_end_of_the_server_ends_idle_connections_and_gives_the_port_back() {
+    let (mut server, address) = serve();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    assert!(ask(&mut stream, "/version", "").starts_with("HTTP/1.1 200"));
+    server.stop();
+    read_to_end(stream);
+    let again = urls(&format!("http://{address}"));
+    assert!(Server::bind(|config| config.listen_client = again).is_ok());
+}
+
+#[test]
+fn a_unix_socket_is_a_port_too() {
+    let dir = std::env::temp_dir().join(format!("keelson-listen-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("client");
+    let url = urls(&format!("unix://{}", path.display()));
+    // What a killed server leaves behind is no obstacle.
+    drop(UnixListener::bind(&path).unwrap());
+    let mut server = Server::bind(|config| config.listen_client = url.clone()).unwrap();
+    server.serve_clients(10);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    assert!(ask(&mut stream, "/version", "").starts_with("HTTP/1.1 200"));
+    let refusal = Server::bind(|config| config.listen_client = url)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(refusal.contains("bind: address already in use"), "{refusal}");
+    server.stop();
+    assert!(!path.exists());
+    std::fs::remove_dir(&dir).unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_flag_and_a_cure() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let url = urls(&format!("http://localhost:{port}"));
+    let refusal = Server::bind(|config| config.listen_metrics = url)
+        .err()
+        .unwrap()
+        .to_string();
+    let begin = format!("listen tcp localhost:{port}: bind: address already in use (--listen-metrics-urls: ");
+    assert!(refusal.starts_with(&begin), "{refusal}");
+    assert!(refusal.contains(&format!("ss -tlnp 'sport = :{port}'")));
+}
+
+#[test]
+fn what_cannot_be_listened_on() {
+    let refusal = |change: fn(&mut Config)| Server::bind(change).err().unwrap().to_string();
+    let tls = refusal(|config| config.listen_client = urls("https://127.0.0.1:0"));
+    assert!(tls.starts_with(
+        "TLS key/cert (--cert-file, --key-file) must be provided for https://127.0.0.1:0 with HTTPS scheme"
+    ));
+    assert!(tls.contains("not supported yet"));
+    let same = refusal(|config| config.listen_client_http = config.listen_client.clone());
+    assert_eq!(
+        same,
+        "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:0"
+    );
+    let foreign = refusal(|config| config.listen_client = urls("http://203.0.113.7:0"));
+    assert!(
+        foreign.contains("bind: cannot assign requested address (--listen-client-urls: "),
+        "{foreign}"
+    );
+}
+
+#[test]
+fn the_wildcard_listens_on_both_families() {
+    let mut server = Server::bind(|config| config.listen_client = urls("http://0.0.0.0:0")).unwrap();
+    let [address, _] = server.serve_clients(10);
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    assert!(ask(&mut stream, "/version", "").starts_with("HTTP/1.1 200"));
+    // A machine may be without IPv6.
+    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        let mut stream = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        assert!(ask(&mut stream, "/version", "").starts_with("HTTP/1.1 200"));
+    }
+}

@@ -1,0 +1,260 @@
+//! The apply loop: owns the machine and the head of the store.
+//!
+//! It takes all committed entries that wait, applies them as one batch, hands the batch to the
+//! store's memory, publishes the new revision, and only then answers. It does no I/O but reads of
+//! values that a transaction asks for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lease::Lessor;
+use machine::{Applied, Effect, Machine, Outcome};
+use mvcc::{Head, KvRef};
+use parking_lot::Mutex;
+use proto::etcdserverpb::AlarmType;
+use proto::raftpb::{ConfState, Entry};
+use store::Store;
+use types::{Index, Term};
+
+use super::Failure;
+use super::housekeeping::Chore;
+use super::member::{Member, Order};
+use super::sync::SyncSignals;
+use super::watch::{Request, WatchHandle};
+use crate::board::{Board, Replicated};
+use crate::go;
+use crate::inbox::Inbox;
+use crate::metrics::{Histogram, Metrics};
+use crate::replies::{Done, Replies};
+
+/// Committed entries that may wait for apply. More than the backlog at which requests are refused, so
+/// that the bound is met at the edge, with an error, before it is met here.
+pub const COMMITTED_MAX: usize = 2 * member::BACKLOG_MAX as usize;
+/// Entries applied as one batch. Their answers leave together, so a batch should be short.
+const BATCH_ENTRIES_MAX: usize = 1024;
+/// Bytes of a batch, beyond which the rest goes into the next.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Everything the loop owns or speaks to.
+pub struct ApplyLoop {
+    /// Committed entries come in here.
+    pub inbox: Arc<Inbox<Entry>>,
+    /// The replicated state machine.
+    pub machine: Machine,
+    /// Where new revisions are made.
+    pub head: Head,
+    /// The leases, shared with their handlers.
+    pub lessor: Arc<Mutex<Lessor>>,
+    /// The membership as of the last applied entry.
+    pub conf_state: ConfState,
+    /// Takes the batches.
+    pub store: Arc<Store>,
+    /// Wakes the syncer.
+    pub sync: Arc<SyncSignals>,
+    /// Where handlers look.
+    pub board: Arc<Board>,
+    /// Where handlers wait.
+    pub replies: Arc<Replies>,
+    /// Where watchers are fed.
+    pub watches: WatchHandle,
+    /// The member.
+    pub member: Arc<Member>,
+    /// The housekeeper.
+    pub chores: Arc<Inbox<Chore>>,
+    /// Applied entries between two raft snapshots.
+    pub snapshot_count: u64,
+    /// Index of the last raft snapshot asked for.
+    pub snapshot_index: Index,
+    /// The start of the process, from which lease time counts.
+    pub started: Instant,
+    /// An apply that takes longer is logged.
+    pub slow_apply: Duration,
+    /// Histograms of apply times by request and success, once used.
+    pub durations: HashMap<(&'static str, bool), Arc<Histogram>>,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// Where a failure is reported.
+    pub failure: Failure,
+}
+
+impl ApplyLoop {
+    /// Runs until the inbox is closed.
+    pub fn run(mut self) {
+        let mut entries = Vec::new();
+        self.post_replicated();
+        while self.inbox.drain(&mut entries, None) {
+            let mut rest = entries.as_slice();
+            while !rest.is_empty() {
+                match self.apply_batch(rest) {
+                    Ok(applied) => rest = &rest[applied..],
+                    Err(error) => {
+                        self.failure.report("cannot apply a log entry", error);
+                        return self.inbox.close();
+                    }
+                }
+            }
+            entries.clear();
+        }
+    }
+
+    /// Applies entries from the front, as many as make one batch. Returns how many.
+    fn apply_batch(&mut self, entries: &[Entry]) -> Result<usize, String> {
+        let (mut answers, mut effects) = (Vec::new(), Vec::new());
+        let mut count = 0;
+        for entry in entries.iter().take(BATCH_ENTRIES_MAX) {
+            let applied = self.apply(entry)?;
+            if applied.request_id != 0 {
+                let revision = applied.revision;
+                answers.push((
+                    applied.request_id,
+                    applied.outcome.map(|outcome| Done { outcome, revision }),
+                ));
+            }
+            if applied.effect != Effect::None {
+                effects.push((entry.index, applied.effect));
+            }
+            count += 1;
+            if self.head.pending_len() >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        let last = &entries[count - 1];
+        self.publish(last.index, last.term);
+        for (index, effect) in effects {
+            self.carry_out(index, effect);
+        }
+        self.replies.deliver(answers);
+        if last.index >= self.snapshot_index + self.snapshot_count {
+            self.snapshot_index = last.index;
+            self.chores.deliver(Chore::RaftSnapshot { index: last.index });
+        }
+        Ok(count)
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<Applied, String> {
+        let began = Instant::now();
+        let now_ms = (began - self.started).as_millis() as u64;
+        let applied = self.machine.apply(&mut self.head, &self.lessor, entry, now_ms);
+        let applied = applied.map_err(|error| error.to_string())?;
+        self.measure(entry, &applied, began.elapsed());
+        if let Effect::ConfChange(change) = &applied.effect {
+            let changed = consensus::apply_conf_change(&self.conf_state, change);
+            self.conf_state = changed.map_err(|error| error.to_string())?;
+        }
+        Ok(applied)
+    }
+
+    fn measure(&mut self, entry: &Entry, applied: &Applied, took: Duration) {
+        let Some(kind) = applied.kind else { return };
+        let metrics = &self.metrics;
+        let durations = self
+            .durations
+            .entry((kind, applied.outcome.is_ok()))
+            .or_insert_with(|| {
+                let success = applied.outcome.is_ok().to_string();
+                metrics
+                    .server_apply_duration_seconds
+                    .with(&["v3", kind, &success])
+            });
+        durations.observe_duration(took);
+        match &applied.outcome {
+            Ok(Outcome::LeaseGrant(lease)) => {
+                metrics.debugging_lease_granted_total.inc();
+                metrics.debugging_lease_ttl_total.observe(lease.ttl_secs as f64);
+            }
+            Ok(Outcome::Txn(response)) if response.responses.len() > 1 => metrics.mvcc_txn_total.inc(),
+            Ok(_) if kind == "LeaseRevoke" => metrics.debugging_lease_revoked_total.inc(),
+            _ => {}
+        }
+        if took >= self.slow_apply {
+            metrics.server_slow_apply_total.inc();
+            tracing::warn!(
+                took = %go::duration(took),
+                "expected-duration" = %go::duration(self.slow_apply),
+                request = kind,
+                index = entry.index,
+                "request-size" = entry.data.as_ref().map_or(0, |data| data.len()),
+                "apply request took too long"
+            );
+        }
+    }
+
+    /// Seals what was applied, and makes it visible: first to the store, then to readers, then to
+    /// watchers.
+    fn publish(&mut self, index: Index, term: Term) {
+        let batch = self.head.seal(index, term, Some(self.conf_state.clone()));
+        let (revision, compacted) = (batch.commit.revision, batch.commit.compact_revision);
+        let changes = batch.changes.clone();
+        self.count(&changes);
+        let backlog = self.store.append(batch);
+        self.head.mvcc().publish(revision, compacted);
+        if !changes.is_empty() {
+            self.watches.feed(revision, changes);
+        }
+        self.board.post_applied(index);
+        self.sync.appended(&self.store, backlog);
+        self.member.leave(Order::Applied(index));
+    }
+
+    fn count(&self, changes: &[mvcc::Change]) {
+        let metrics = &self.metrics;
+        for change in changes {
+            if change.tombstone {
+                metrics.mvcc_delete_total.inc();
+                metrics.debugging_mvcc_keys_total.add(-1);
+            } else {
+                metrics.mvcc_put_total.inc();
+                let is_new = KvRef::parse(&change.kv).is_ok_and(|kv| kv.version == 1);
+                metrics.debugging_mvcc_keys_total.add(is_new.into());
+            }
+        }
+    }
+
+    /// What other loops have to do on account of an entry, now that it is visible.
+    fn carry_out(&mut self, index: Index, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            // What waits for it should not wait for the next round.
+            Effect::FirstOfTerm => self.member.deliver(Order::Applied(index)),
+            Effect::ConfChange(change) => {
+                self.post_replicated();
+                self.member.deliver(Order::ConfChange { index, change });
+            }
+            Effect::Compaction(revision) => {
+                self.watches.tell(Request::Compacted(revision));
+                self.chores.deliver(Chore::Compact(revision));
+            }
+            Effect::Alarms | Effect::Published(_) | Effect::ClusterVersion | Effect::Downgrade => {
+                self.post_replicated();
+            }
+        }
+    }
+
+    fn post_replicated(&self) {
+        let cluster = self.machine.cluster();
+        let alarms = self.machine.alarms().list(AlarmType::None);
+        let gauge = &self.metrics.debugging_server_alarms;
+        gauge.for_each(|_, series| series.set(0));
+        for alarm in &alarms {
+            gauge
+                .with(&[&format!("{:x}", alarm.member_id), alarm.alarm().as_str_name()])
+                .set(1);
+        }
+        if let Some(version) = cluster.version() {
+            self.metrics
+                .set_cluster_version(&version.minor_version().to_string());
+        }
+        let downgrade = cluster.downgrade();
+        self.board.post_replicated(Replicated {
+            members: self.machine.membership().to_messages(),
+            alarms,
+            cluster_version: cluster.version().map(|version| version.to_string()),
+            storage_version: cluster.storage().map(|version| version.to_string()),
+            downgrade: proto::etcdserverpb::DowngradeInfo {
+                enabled: downgrade.enabled,
+                target_version: downgrade.target_version.clone(),
+            },
+        });
+    }
+}

@@ -1,0 +1,196 @@
+//! The housekeeper: what has to be done, but not now and not by those in a hurry.
+//!
+//! It walks the key index after a compaction, rewrites segments that are mostly dead, takes raft
+//! snapshots so that the log can be shortened, and prepares the log's next segment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mvcc::{Cursor, Mvcc};
+use proto::raftpb;
+use store::{Rewriting, Store, SyncError};
+use types::Index;
+use wal::{Preparer, SnapDir};
+
+use super::Failure;
+use super::log::Write;
+use super::member::{Member, Order};
+use crate::board::Board;
+use crate::go;
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+use crate::node::Compactions;
+use crate::v2store;
+
+/// Chores that may wait; each kind is asked for at most once per event of its kind.
+pub const CHORES_MAX: usize = 1024;
+/// Keys walked under one hold of the index lock: well below a millisecond.
+const COMPACT_KEYS: usize = 1000;
+/// Bytes copied by one step of rewriting.
+const REWRITE_BYTES: u64 = 1 << 20;
+/// Pause between two steps while the store is roomy: some 20 MB/s of background writing.
+const REWRITE_PAUSE: Duration = Duration::from_millis(50);
+/// Pause when the quota is near: rewriting then matters as much as anything else.
+const REWRITE_PAUSE_NEAR_QUOTA: Duration = Duration::from_millis(1);
+/// How often it looks for segments to rewrite when nothing was compacted.
+const REWRITE_LOOK: Duration = Duration::from_secs(30);
+
+/// What there is to do.
+pub enum Chore {
+    /// Drop the history below this revision from the index.
+    Compact(i64),
+    /// Take a raft snapshot at or after this entry.
+    RaftSnapshot {
+        /// The entry.
+        index: Index,
+    },
+    /// Make the log's next segment ahead of time.
+    PrepareLog,
+}
+
+/// The loop.
+pub struct Housekeeper {
+    /// What there is to do comes in here.
+    pub chores: Arc<Inbox<Chore>>,
+    /// The key index.
+    pub mvcc: Arc<Mvcc>,
+    /// The files.
+    pub store: Arc<Store>,
+    /// The snapshot files.
+    pub snaps: SnapDir,
+    /// Snapshot files kept; none means all.
+    pub snaps_kept: Option<usize>,
+    /// Makes log segments.
+    pub preparer: Preparer,
+    /// Where the members are listed.
+    pub board: Arc<Board>,
+    /// The log loop.
+    pub log: Arc<Inbox<Write>>,
+    /// The member.
+    pub member: Arc<Member>,
+    /// Where those wait who want to know that a compaction is done.
+    pub compactions: Arc<Compactions>,
+    /// The size from which rewriting hurries.
+    pub quota_bytes: Option<u64>,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// Where a failure is reported.
+    pub failure: Failure,
+}
+
+impl Housekeeper {
+    /// Runs until the inbox is closed.
+    pub fn run(self) {
+        let mut chores = Vec::new();
+        let mut pause = Duration::ZERO;
+        while self.chores.drain(&mut chores, Some(Instant::now() + pause)) {
+            for chore in chores.drain(..) {
+                match chore {
+                    Chore::Compact(revision) => self.compact(revision),
+                    Chore::RaftSnapshot { index } => self.raft_snapshot(index),
+                    Chore::PrepareLog => {
+                        if let Err(error) = self.preparer.prepare() {
+                            tracing::warn!(error = %error, "failed to prepare the next log file; the log will make it when needed");
+                        }
+                    }
+                }
+            }
+            pause = match self.store.rewrite_step(REWRITE_BYTES) {
+                Ok(Rewriting::Idle) => REWRITE_LOOK,
+                Ok(Rewriting::Working | Rewriting::Done) => self.rewrite_pause(),
+                Err(error) => {
+                    tracing::warn!(error = %error, "failed to rewrite a segment of the store; will try again");
+                    REWRITE_LOOK
+                }
+            };
+        }
+    }
+
+    fn rewrite_pause(&self) -> Duration {
+        match self.quota_bytes {
+            Some(quota) if self.store.size() > quota / 4 * 3 => REWRITE_PAUSE_NEAR_QUOTA,
+            _ => REWRITE_PAUSE,
+        }
+    }
+
+    fn compact(&self, revision: i64) {
+        let started = Instant::now();
+        let mut cursor = Cursor::default();
+        let mut dropped = 0;
+        loop {
+            let slice = Instant::now();
+            let step = self.mvcc.compact_step(&mut cursor, COMPACT_KEYS);
+            self.metrics
+                .debugging_mvcc_index_compaction_pause_duration_milliseconds
+                .observe(slice.elapsed().as_secs_f64() * 1e3);
+            dropped += step.dropped.len();
+            self.store.forget(&step.dropped);
+            if step.done {
+                break;
+            }
+            // Readers and the apply loop wait for the same lock: let them have it.
+            std::thread::yield_now();
+        }
+        self.compactions.carried_out(revision);
+        self.metrics
+            .debugging_mvcc_db_compaction_keys_total
+            .add(dropped as u64);
+        self.metrics
+            .debugging_mvcc_db_compaction_total_duration_milliseconds
+            .observe(started.elapsed().as_secs_f64() * 1e3);
+        tracing::info!(
+            "compact-revision" = revision,
+            took = %go::duration(started.elapsed()),
+            "number-of-revisions-dropped" = dropped,
+            "current-db-size-bytes" = self.store.size(),
+            "current-db-size-in-use-bytes" = self.store.size_in_use(),
+            "finished scheduled compaction"
+        );
+    }
+
+    /// Makes the store durable, notes that it is, and lets the log forget what came before.
+    fn raft_snapshot(&self, index: Index) {
+        let started = Instant::now();
+        match self.store.sync_step() {
+            Ok(()) => {}
+            Err(SyncError::NoSpace(error)) => {
+                tracing::warn!(error = %error, "no raft snapshot while the disk is full; the log is kept until the next one");
+                return;
+            }
+            Err(error) => return self.failure.report("cannot write the store to disk", error),
+        }
+        let commit = self.store.synced();
+        debug_assert!(commit.applied_index >= index);
+        let replicated = self.board.replicated();
+        let metadata = raftpb::SnapshotMetadata {
+            conf_state: commit.conf_state.clone(),
+            index: commit.applied_index,
+            term: commit.term,
+        };
+        let data = v2store::encode(&replicated.members, replicated.cluster_version.as_deref());
+        let snapshot = raftpb::Snapshot {
+            data: Some(data.into()),
+            metadata: Some(metadata.clone()),
+        };
+        if let Err(error) = self.snaps.save(&snapshot) {
+            tracing::warn!(error = %error, "failed to save a raft snapshot; the log is kept until the next one");
+            return;
+        }
+        self.metrics
+            .debugging_snap_save_total_duration_seconds
+            .observe(started.elapsed().as_secs_f64());
+        self.log.push(Write::Snapshot(metadata.clone()));
+        self.log.push(Write::Release(metadata.index));
+        self.member.deliver(Order::Snapshotted(metadata.clone()));
+        if let Some(kept) = self.snaps_kept
+            && let Err(error) = self.snaps.purge(kept)
+        {
+            tracing::warn!(error = %error, "failed to remove old snapshot files");
+        }
+        tracing::info!(
+            "snapshot-index" = metadata.index,
+            "snapshot-term" = metadata.term,
+            "saved snapshot"
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! The log loop: owns the WAL.
+//!
+//! It takes all appends that wait, writes them with one write and one fdatasync, and reports them
+//! persisted. Messages that had to wait for their append leave after that.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use consensus::Append;
+use proto::{raftpb, walpb};
+use types::Index;
+use wal::{Preparer, Wal};
+
+use super::Failure;
+use super::housekeeping::Chore;
+use super::member::{Member, Order};
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+
+/// Appends that may wait for the disk. Each holds entries that are in memory anyway.
+pub const APPENDS_MAX: usize = 4096;
+
+/// What the log is told.
+pub enum Write {
+    /// Append this, and report it persisted.
+    Append(Append),
+    /// A snapshot is on the disk: note it.
+    Snapshot(raftpb::SnapshotMetadata),
+    /// Nothing at or below this index is needed any more.
+    Release(Index),
+}
+
+/// The loop.
+pub struct LogLoop {
+    /// What is to be written comes in here.
+    pub inbox: Arc<Inbox<Write>>,
+    /// The log.
+    pub wal: Wal,
+    /// Its supply of segments.
+    pub preparer: Preparer,
+    /// The member.
+    pub member: Arc<Member>,
+    /// The housekeeper, who makes segments.
+    pub chores: Arc<Inbox<Chore>>,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// Where a failure is reported.
+    pub failure: Failure,
+}
+
+impl LogLoop {
+    /// Runs until the inbox is closed.
+    pub fn run(mut self) {
+        let mut writes = Vec::new();
+        let mut asked = true;
+        while self.inbox.drain(&mut writes, None) {
+            let (mut persisted, mut release) = (None, None);
+            for write in writes.drain(..) {
+                match write {
+                    Write::Append(append) => {
+                        self.wal.append(&append.entries, append.hard_state.as_ref());
+                        persisted = Some(append.number);
+                    }
+                    Write::Snapshot(snapshot) => self.wal.save_snapshot(&walpb::Snapshot {
+                        index: snapshot.index,
+                        term: snapshot.term,
+                        conf_state: snapshot.conf_state,
+                    }),
+                    Write::Release(index) => release = Some(index),
+                }
+            }
+            let started = Instant::now();
+            match self.wal.sync() {
+                Ok(synced) => {
+                    self.metrics.disk_wal_write_bytes_total.add(synced.bytes as i64);
+                    if synced.durable {
+                        self.metrics
+                            .disk_wal_fsync_duration_seconds
+                            .observe(started.elapsed().as_secs_f64());
+                    }
+                }
+                Err(error) => {
+                    self.failure.report("cannot write the raft log", error);
+                    return self.inbox.close();
+                }
+            }
+            if let Some(number) = persisted {
+                self.member.deliver(Order::Persisted(number));
+            }
+            match self.preparer.is_ready() {
+                true => asked = false,
+                false if !asked => {
+                    asked = true;
+                    self.chores.deliver(Chore::PrepareLog);
+                }
+                false => {}
+            }
+            if let Some(index) = release
+                && let Err(error) = self.wal.release_to(index)
+            {
+                tracing::warn!(error = %error, "failed to remove old log files; will try again");
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The member: owner of consensus.
+//!
+//! A round takes everything that waits, steps once, and hands out what follows: appends to the log
+//! loop, committed entries to the apply loop, answers to those who asked for a read index. It never
+//! touches a disk.
+//!
+//! A round is short and often all that stands between two threads that are awake anyway, so the member
+//! has no thread of its own to wake: **whoever brings news runs the round**, unless somebody is at it,
+//! who then runs another. A lone put is proposed by the connection that received it, and committed by
+//! the log's thread once that has synced it. While an append is on its way to the disk, proposals are
+//! only left in the inbox: the round that learns of the sync takes them all as one, which is group
+//! commit without a timer. A thread of the clock runs a round a tick.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use consensus::{RestoreError, Restored, Role};
+use lease::Lessor;
+use member::{Effects, Input, Payload, Proposal, Status, Ticket};
+use parking_lot::Mutex;
+use proto::raftpb::{ConfChangeV2, Entry, SnapshotMetadata};
+use tokio::sync::oneshot;
+use types::{ErrorKind, Index, MemberId};
+
+use super::Failure;
+use super::log::Write;
+use super::watch::{Request, WatchHandle};
+use crate::board::{Board, Raft};
+use crate::config::Config;
+use crate::inbox::{Inbox, Refused};
+use crate::metrics::Metrics;
+use crate::replies::{Replies, RequestId};
+
+/// Orders that may wait: as many requests as may be under way before new ones are refused.
+pub const ORDERS_MAX: usize = 16_384;
+/// A tick that comes later than this many ticks was held up; the missed ones are not made up for, since
+/// time spent paused says nothing about the leader.
+const LATE_TICKS: u32 = 2;
+
+/// What the member loop is told.
+pub enum Order {
+    /// Put this into the log.
+    Propose {
+        /// Who waits for it.
+        id: RequestId,
+        /// The encoded request.
+        data: Bytes,
+    },
+    /// Tell up to where a linearizable read must wait.
+    ReadIndex {
+        /// Who asks.
+        reply: oneshot::Sender<Result<Index, ErrorKind>>,
+    },
+    /// Appends up to this number are on the disk.
+    Persisted(u64),
+    /// Entries up to this index are applied.
+    Applied(Index),
+    /// The entry at this index, now applied, changes the raft group.
+    ConfChange {
+        /// The entry.
+        index: Index,
+        /// The change.
+        change: ConfChangeV2,
+    },
+    /// A raft snapshot is saved.
+    Snapshotted(SnapshotMetadata),
+}
+
+/// Those a round speaks to.
+#[allow(missing_docs)]
+pub struct Links {
+    pub log: Arc<Inbox<Write>>,
+    pub committed: Arc<Inbox<Entry>>,
+    pub board: Arc<Board>,
+    pub replies: Arc<Replies>,
+    pub lessor: Arc<Mutex<Lessor>>,
+    pub watches: WatchHandle,
+    pub metrics: Arc<Metrics>,
+    pub failure: Failure,
+}
+
+/// Who waits for a read index.
+type Reader = oneshot::Sender<Result<Index, ErrorKind>>;
+
+/// The way to the member, and to a round of it.
+pub struct Member {
+    inbox: Inbox<Order>,
+    rounds: Mutex<Rounds>,
+    /// Whether an append is on its way to the disk. Stored before the inbox is looked at for the last
+    /// time in a round, and read after an order was put there: one of the two sees the other.
+    is_appending: AtomicBool,
+    tick: Duration,
+}
+
+/// What a round works with.
+struct Rounds {
+    member: member::Member,
+    links: Links,
+    id: MemberId,
+    started: Instant,
+    tick: Duration,
+    next_tick: Instant,
+    election_timeout_ms: u64,
+    readers: HashMap<Ticket, Reader>,
+    last_ticket: u64,
+    orders: Vec<Order>,
+    /// The last append handed out, and the last reported persisted.
+    appended: u64,
+    persisted: u64,
+    is_learner: bool,
+    /// As last posted.
+    status: Status,
+}
+
+impl Member {
+    /// A member that goes on where `restored` ends.
+    pub fn new(
+        config: &Config,
+        id: MemberId,
+        restored: Restored,
+        seed: u64,
+        started: Instant,
+        links: Links,
+    ) -> Result<Arc<Self>, RestoreError> {
+        let election_ticks = config.election_ticks() as usize;
+        let raft = consensus::Config {
+            pre_vote: config.pre_vote,
+            ..consensus::Config::new(id, election_ticks, seed)
+        };
+        let settings = member::Config {
+            request_timeout_ms: config.request_timeout().as_millis() as u64,
+            snapshot_catchup_entries: config.snapshot_catchup_entries,
+            ..member::Config::new(raft, config.tick.as_millis() as u64)
+        };
+        let mut member = member::Member::new(settings, restored)?;
+        if config.initial_election_tick_advance {
+            for _ in 1..election_ticks {
+                member.step(0, Input::Tick);
+            }
+        }
+        let is_learner = member.conf_state().learners.contains(&id.0);
+        let rounds = Rounds {
+            member,
+            links,
+            id,
+            started,
+            tick: config.tick,
+            next_tick: Instant::now() + config.tick,
+            election_timeout_ms: config.election_timeout.as_millis() as u64,
+            readers: HashMap::new(),
+            last_ticket: 0,
+            orders: Vec::new(),
+            appended: 0,
+            persisted: 0,
+            is_learner,
+            status: Status::default(),
+        };
+        Ok(Arc::new(Member {
+            inbox: Inbox::new(ORDERS_MAX),
+            rounds: Mutex::new(rounds),
+            is_appending: AtomicBool::new(false),
+            tick: config.tick,
+        }))
+    }
+
+    /// Takes an order from outside, unless too many wait.
+    pub fn submit(&self, order: Order) -> Result<(), Refused<Order>> {
+        let waits_for_disk = matches!(order, Order::Propose { .. });
+        self.inbox.try_push(order)?;
+        if !(waits_for_disk && self.is_appending.load(Ordering::SeqCst)) {
+            self.run_round();
+        }
+        Ok(())
+    }
+
+    /// Takes news from another loop.
+    pub fn deliver(&self, order: Order) {
+        self.inbox.deliver(order);
+        self.run_round();
+    }
+
+    /// Takes news that can wait for the next round.
+    pub fn leave(&self, order: Order) {
+        self.inbox.leave(order);
+    }
+
+    /// Runs a round a tick until the member is closed.
+    pub fn run_clock(&self) {
+        let mut next = Instant::now();
+        loop {
+            next = Instant::now().max(next) + self.tick;
+            if !self.inbox.wait_closed(next) {
+                self.run_round();
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Takes no more orders.
+    pub fn close(&self) {
+        self.inbox.close();
+        self.run_round();
+    }
+
+    /// Runs rounds until nothing waits, unless somebody else is at it.
+    fn run_round(&self) {
+        loop {
+            let Some(mut rounds) = self.rounds.try_lock() else {
+                return;
+            };
+            rounds.run(self);
+            self.is_appending
+                .store(rounds.appended > rounds.persisted, Ordering::SeqCst);
+            drop(rounds);
+            if self.inbox.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+impl Rounds {
+    fn run(&mut self, member: &Member) {
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        let mut orders = std::mem::take(&mut self.orders);
+        let is_open = member.inbox.take(&mut orders);
+        let mut proposals = Vec::new();
+        let may_change_part = orders
+            .iter()
+            .any(|order| matches!(order, Order::ConfChange { .. }));
+        for order in orders.drain(..) {
+            match order {
+                Order::Propose { id, data } => {
+                    proposals.push(Proposal {
+                        id,
+                        payload: Payload::Request(data),
+                        urgent: false,
+                    });
+                }
+                order => self.take(now_ms, order),
+            }
+        }
+        self.orders = orders;
+        if may_change_part {
+            self.is_learner = self.member.conf_state().learners.contains(&self.id.0);
+        }
+        if !proposals.is_empty() {
+            self.member.step(now_ms, Input::Propose(proposals));
+        }
+        if Instant::now() >= self.next_tick {
+            self.tick(now_ms);
+        }
+        if !is_open {
+            self.member.step(now_ms, Input::Stop);
+        }
+        while self.member.has_effects() {
+            let effects = self.member.take_effects();
+            self.carry_out(now_ms, effects);
+        }
+    }
+
+    fn take(&mut self, now_ms: u64, order: Order) {
+        let input = match order {
+            Order::Propose { .. } => return,
+            Order::ReadIndex { reply } => {
+                self.last_ticket += 1;
+                let ticket = Ticket(self.last_ticket);
+                self.readers.insert(ticket, reply);
+                Input::ReadIndex { ticket }
+            }
+            Order::Persisted(number) => {
+                self.persisted = number;
+                Input::Persisted(number)
+            }
+            Order::Applied(index) => Input::Applied {
+                index,
+                conf_changes: Vec::new(),
+            },
+            Order::ConfChange { index, change } => Input::Applied {
+                index,
+                conf_changes: vec![(index, change)],
+            },
+            Order::Snapshotted(snapshot) => Input::SnapshotDone(snapshot),
+        };
+        self.member.step(now_ms, input);
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        self.member.step(now_ms, Input::Tick);
+        self.next_tick += self.tick;
+        let now = Instant::now();
+        if now > self.next_tick + self.tick * LATE_TICKS {
+            self.next_tick = now + self.tick;
+        }
+    }
+
+    fn carry_out(&mut self, now_ms: u64, effects: Effects) {
+        self.post(effects.status);
+        if let Some(append) = effects.append {
+            self.appended = append.number;
+            // Past the bound: the log's own thread may be running this round. What is under way is
+            // bounded by the requests that may be.
+            self.links.log.deliver(Write::Append(append));
+        }
+        if !effects.committed.is_empty() {
+            self.links.committed.push_all(effects.committed);
+        }
+        for (ticket, outcome) in effects.reads {
+            if let Some(reader) = self.readers.remove(&ticket) {
+                // Whoever asked may have gone away.
+                let _ = reader.send(outcome);
+            }
+        }
+        if !effects.refused.is_empty() {
+            self.links
+                .metrics
+                .server_proposals_failed_total
+                .add(effects.refused.len() as u64);
+            self.links
+                .replies
+                .deliver(effects.refused.into_iter().map(|(id, error)| (id, Err(error))));
+        }
+        match effects.lessor {
+            Some(member::Lessor::Promote) => {
+                self.links.lessor.lock().promote(now_ms, self.election_timeout_ms);
+                // Wakes those who wait for the clock to run.
+                self.links.board.post_applied(self.links.board.applied());
+            }
+            Some(member::Lessor::Demote) => self.links.lessor.lock().demote(),
+            None => {}
+        }
+    }
+
+    /// Lets everybody know where the member is.
+    fn post(&mut self, status: Status) {
+        let leads = status.role == Role::Leader;
+        self.links.board.post_raft(Raft {
+            term: status.term,
+            leader: status.leader,
+            committed: status.committed,
+            leads,
+            lone_leader: status.lone_leader,
+            learner: self.is_learner,
+        });
+        let metrics = &self.links.metrics;
+        metrics
+            .server_proposals_committed_total
+            .set(status.committed as i64);
+        metrics.server_proposals_applied_total.set(status.applied as i64);
+        if (status.term, status.leader, status.role)
+            != (self.status.term, self.status.leader, self.status.role)
+        {
+            metrics.server_has_leader.set(status.leader.is_some().into());
+            metrics.server_is_leader.set(leads.into());
+            let elected = status.leader.is_some() && status.leader != self.status.leader;
+            metrics.server_leader_changes_seen_total.add(elected.into());
+            self.links.watches.tell(Request::Term(status.term));
+            tracing::info!(
+                "local-member-id" = %self.id,
+                term = status.term,
+                leader = %status.leader.unwrap_or_default(),
+                role = ?status.role,
+                "raft state changed"
+            );
+        }
+        self.status = status;
+    }
+}

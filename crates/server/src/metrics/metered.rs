@@ -1,0 +1,404 @@
+//! gRPC calls, counted at the one place that every call passes.
+//!
+//! [`Metered`] wraps the gRPC service of a connection. It counts a call when it starts, its messages
+//! as they pass through the bodies, and its status code when the answer ends: in the trailers, in the
+//! headers of an answer without messages, or `Canceled` when the caller goes away before that.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::service::Service;
+
+use super::Metrics;
+use super::grpc::{CANCELED, CODES, Method, UNKNOWN};
+use super::kinds::Counter;
+
+/// Counts the calls of one connection; what it wraps does the work.
+pub struct Metered<S> {
+    inner: S,
+    metrics: Arc<Metrics>,
+    /// The client's version as it came with the last call, and the counters for it: a connection's
+    /// calls hardly ever differ in it.
+    client: RefCell<Option<(Option<HeaderValue>, Clients)>>,
+}
+
+/// Counters of a client version's calls.
+#[derive(Clone)]
+struct Clients {
+    unary: Arc<Counter>,
+    stream: Arc<Counter>,
+}
+
+impl<S> Metered<S> {
+    /// Counts the calls of `inner` in `metrics`.
+    pub fn new(inner: S, metrics: Arc<Metrics>) -> Self {
+        Metered {
+            inner,
+            metrics,
+            client: RefCell::new(None),
+        }
+    }
+
+    fn count_client(&self, method: &Method, headers: &HeaderMap) {
+        let version = headers.get("client-api-version");
+        let mut client = self.client.borrow_mut();
+        let clients = match &mut *client {
+            Some((known, clients)) if known.as_ref() == version => clients,
+            stale => {
+                let label = client_label(&self.metrics, version);
+                let of = |kind| self.metrics.server_client_requests_total.with(&[kind, &label]);
+                let clients = Clients {
+                    unary: of("unary"),
+                    stream: of("stream"),
+                };
+                &mut stale.insert((version.cloned(), clients)).1
+            }
+        };
+        match method.is_unary() {
+            true => clients.unary.inc(),
+            false => clients.stream.inc(),
+        }
+    }
+}
+
+/// Client versions that get a series of their own; any client can make up as many as it likes.
+const CLIENT_VERSIONS_MAX: usize = 50;
+
+fn client_label(metrics: &Metrics, version: Option<&HeaderValue>) -> String {
+    let label = match version {
+        None => "unknown".to_owned(),
+        Some(version) => String::from_utf8_lossy(version.as_bytes()).into_owned(),
+    };
+    let mut known = false;
+    metrics
+        .server_client_requests_total
+        .for_each(|values, _| known |= values[1] == label);
+    // Two series a version: unary and stream.
+    let room = metrics.server_client_requests_total.len() < 2 * CLIENT_VERSIONS_MAX;
+    if known || room { label } else { "other".into() }
+}
+
+impl<S: Clone> Clone for Metered<S> {
+    fn clone(&self) -> Self {
+        Metered::new(self.inner.clone(), Arc::clone(&self.metrics))
+    }
+}
+
+impl<S, B, A> Service<Request<B>> for Metered<S>
+where
+    S: Service<Request<MeteredBody<B>>, Response = Response<A>>,
+    S::Future: Unpin,
+{
+    type Response = Response<MeteredBody<A>>;
+    type Error = S::Error;
+    type Future = Answering<S::Future>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let method = self.metrics.grpc.find(request.uri().path());
+        self.count_client(method, request.headers());
+        let call = Some(Call::start(method));
+        let request = request.map(|body| MeteredBody {
+            body,
+            frames: Frames::default(),
+            end: End::Request(method),
+        });
+        Answering {
+            inner: self.inner.call(request),
+            call,
+        }
+    }
+}
+
+/// A call whose answer has not begun.
+pub struct Answering<F> {
+    inner: F,
+    call: Option<Call>,
+}
+
+impl<F, A, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<A>, E>> + Unpin,
+{
+    type Output = Result<Response<MeteredBody<A>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.inner).poll(cx))?;
+        let mut call = self.call.take().expect("polled once after it was ready");
+        // An answer without messages has its status in the headers.
+        if let Some(code) = status(response.headers()) {
+            call.end(code);
+        }
+        Poll::Ready(Ok(response.map(|body| MeteredBody {
+            body,
+            frames: Frames::default(),
+            end: End::Answer(call),
+        })))
+    }
+}
+
+/// A call that is going on. Dropped before its end, it was cancelled.
+struct Call {
+    method: &'static Method,
+    since: Option<Instant>,
+    ended: bool,
+}
+
+impl Call {
+    fn start(method: &'static Method) -> Self {
+        method.counts.mine().started.fetch_add(1, Relaxed);
+        let since = method.seconds.is_some().then(Instant::now);
+        Call {
+            method,
+            since,
+            ended: false,
+        }
+    }
+
+    fn end(&mut self, code: usize) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.method.counts.mine().handled[code].fetch_add(1, Relaxed);
+        if let (Some(seconds), Some(since)) = (&self.method.seconds, self.since) {
+            seconds.observe_duration(since.elapsed());
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(CANCELED);
+    }
+}
+
+fn status(headers: &HeaderMap) -> Option<usize> {
+    let code = headers.get("grpc-status")?.to_str().ok()?.parse::<usize>().ok();
+    Some(code.filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN))
+}
+
+/// A body whose messages are counted as they pass.
+pub struct MeteredBody<B> {
+    body: B,
+    frames: Frames,
+    end: End,
+}
+
+/// Which body it is.
+enum End {
+    Request(&'static Method),
+    Answer(Call),
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for MeteredBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let this = &mut *self;
+        match (&mut this.end, &frame) {
+            (End::Request(method), Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let (messages, bytes) = this.frames.feed(data);
+                    let counts = method.counts.mine();
+                    counts.received.fetch_add(messages, Relaxed);
+                    counts.received_bytes.fetch_add(bytes, Relaxed);
+                }
+            }
+            (End::Request(_), _) => {}
+            (End::Answer(call), Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let (messages, bytes) = this.frames.feed(data);
+                    let counts = call.method.counts.mine();
+                    counts.sent.fetch_add(messages, Relaxed);
+                    counts.sent_bytes.fetch_add(bytes, Relaxed);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    call.end(status(trailers).unwrap_or(UNKNOWN));
+                }
+            }
+            (End::Answer(call), _) => call.end(UNKNOWN),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Finds the messages in a body: each is a flag, a big-endian length of four bytes, and that many
+/// bytes. Frames of HTTP/2 may cut them anywhere.
+#[derive(Default)]
+struct Frames {
+    /// Bytes of the prefix that have been seen.
+    prefix: u8,
+    length: u32,
+    /// Bytes of the message that are still to come.
+    left: usize,
+}
+
+impl Frames {
+    const PREFIX: u8 = 5;
+
+    /// Takes in a piece; answers the messages that end in it, and the bytes of messages in it.
+    fn feed(&mut self, mut data: &[u8]) -> (u64, u64) {
+        let (mut messages, mut bytes) = (0, 0);
+        while let Some((first, rest)) = data.split_first() {
+            if self.prefix < Self::PREFIX {
+                // The flag is shifted out by the length's four bytes.
+                self.length = self.length << 8 | u32::from(*first);
+                self.prefix += 1;
+                data = rest;
+                if self.prefix < Self::PREFIX {
+                    continue;
+                }
+                self.left = self.length as usize;
+            }
+            let taken = self.left.min(data.len());
+            data = &data[taken..];
+            self.left -= taken;
+            bytes += taken as u64;
+            if self.left == 0 {
+                messages += 1;
+                *self = Frames::default();
+            }
+        }
+        (messages, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use hyper::service::service_fn;
+
+    use super::*;
+    use crate::config::tests::config;
+
+    fn message(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend((length as u32).to_be_bytes());
+        bytes.resize(5 + length, b'x');
+        bytes
+    }
+
+    #[test]
+    fn messages_are_found_however_they_are_cut() {
+        let body: Vec<u8> = [message(3), message(0), message(300), message(0)].concat();
+        for step in 1..body.len() {
+            let mut frames = Frames::default();
+            let total = body.chunks(step).fold((0, 0), |(messages, bytes), piece| {
+                let (more_messages, more_bytes) = frames.feed(piece);
+                (messages + more_messages, bytes + more_bytes)
+            });
+            assert_eq!(total, (4, 303), "in pieces of {step}");
+        }
+    }
+
+    fn data() -> Frame<Bytes> {
+        Frame::data(message(20).into())
+    }
+
+    fn trailers(code: &'static str) -> Frame<Bytes> {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(code));
+        Frame::trailers(trailers)
+    }
+
+    /// Makes a call with one message of ten bytes that is answered with `frames`.
+    async fn call(metrics: &Arc<Metrics>, path: &str, version: &str, frames: fn() -> Vec<Frame<Bytes>>) {
+        let service = service_fn(move |request: Request<MeteredBody<Full<Bytes>>>| {
+            Box::pin(async move {
+                request.into_body().collect().await.unwrap();
+                let frames = frames().into_iter().map(Ok::<_, Infallible>);
+                let body = StreamBody::new(futures_util::stream::iter(frames));
+                Ok::<_, Infallible>(Response::new(body))
+            })
+        });
+        let request = Request::builder()
+            .uri(path)
+            .header("client-api-version", version)
+            .body(Full::new(message(10).into()))
+            .unwrap();
+        let answer = Metered::new(service, Arc::clone(metrics))
+            .call(request)
+            .await
+            .unwrap();
+        answer.into_body().collect().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_call_is_counted_from_start_to_status() {
+        let mut config = config();
+        config.extensive_metrics = true;
+        let metrics = Arc::new(Metrics::new(&config));
+        call(&metrics, "/etcdserverpb.KV/Put", "3.7", || {
+            vec![data(), trailers("0")]
+        })
+        .await;
+        call(&metrics, "/etcdserverpb.KV/Put", "3.7", || vec![trailers("14")]).await;
+        call(&metrics, "/v3lockpb.Lock/Lock", "3.7", || {
+            vec![data(), trailers("0")]
+        })
+        .await;
+        call(&metrics, "/nobody/Knows", "3.7", || vec![trailers("12")]).await;
+        let text = metrics.encode();
+        let put = "{grpc_type=\"unary\",grpc_service=\"etcdserverpb.KV\",grpc_method=\"Put\"";
+        for line in [
+            format!("grpc_server_started_total{put}}} 2"),
+            format!("grpc_server_msg_received_total{put}}} 2"),
+            format!("grpc_server_msg_sent_total{put}}} 1"),
+            format!("grpc_server_handled_total{put},grpc_code=\"OK\"}} 1"),
+            format!("grpc_server_handled_total{put},grpc_code=\"Unavailable\"}} 1"),
+            format!("grpc_server_handled_total{put},grpc_code=\"Canceled\"}} 0"),
+            format!("grpc_server_handling_seconds_count{put}}} 2"),
+            "etcd_network_client_grpc_received_bytes_total 40".into(),
+            "etcd_network_client_grpc_sent_bytes_total 40".into(),
+            "etcd_server_client_requests_total{type=\"unary\",client_api_version=\"3.7\"} 4".into(),
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}");
+        }
+        assert!(text.contains("grpc_method=\"Lock\"} 1") && !text.contains("Unlock"));
+        assert!(!text.contains("Knows"));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_call_whose_caller_went_away_was_cancelled() {
+        let metrics = Arc::new(Metrics::new(&config()));
+        let method = metrics.grpc.find("/etcdserverpb.Watch/Watch");
+        drop(Call::start(method));
+        let line = "grpc_server_handled_total{grpc_type=\"bidi_stream\",grpc_service=\"etcdserverpb.Watch\",\
+                    grpc_method=\"Watch\",grpc_code=\"Canceled\"} 1\n";
+        assert!(metrics.encode().contains(line));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn made_up_client_versions_do_not_make_series_without_end() {
+        let metrics = Arc::new(Metrics::new(&config()));
+        for i in 0..1000 {
+            call(&metrics, "/etcdserverpb.KV/Put", &format!("made-up-{i}"), || {
+                vec![trailers("0")]
+            })
+            .await;
+        }
+        assert!(metrics.server_client_requests_total.len() <= 2 * CLIENT_VERSIONS_MAX + 2);
+        let other = metrics.server_client_requests_total.with(&["unary", "other"]);
+        assert_eq!(other.get(), 1000 - CLIENT_VERSIONS_MAX as u64);
+    }
+}

@@ -1,0 +1,395 @@
+//! The handle that every handler holds: what this member knows, and the ways into its loops.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lease::Lessor;
+use mvcc::{Mvcc, RangeError, RangeOptions, Wait};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader, ResponseHeader,
+    alarm_request::AlarmAction,
+};
+use tokio::sync::{Notify, oneshot};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId};
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::go;
+use crate::ids::RequestIds;
+use crate::inbox::Refused;
+use crate::loops::member::{Member, Order};
+use crate::metrics::{Histogram, Metrics};
+use crate::replies::{Answer, Replies};
+use crate::rpc::status;
+
+/// This member, as its handlers see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+/// What a [`Node`] leads to.
+pub struct Inner {
+    /// The configuration it was started with.
+    pub config: Arc<Config>,
+    /// This member.
+    pub id: MemberId,
+    /// Its cluster.
+    pub cluster_id: ClusterId,
+    /// What the loops let everybody know.
+    pub board: Arc<Board>,
+    /// The keys, for reading.
+    pub mvcc: Arc<Mvcc>,
+    /// Their files.
+    pub store: Arc<store::Store>,
+    /// The leases.
+    pub lessor: Arc<Mutex<Lessor>>,
+    /// Those who wait for the outcome of a proposal.
+    pub replies: Arc<Replies>,
+    /// The member, to propose to.
+    pub member: Arc<Member>,
+    /// The way into the watch loop.
+    pub watches: crate::loops::watch::WatchHandle,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// Times of ranges that failed, and of those that did not.
+    pub range_durations: [Arc<Histogram>; 2],
+    /// Rung when a compaction has been carried out.
+    pub compactions: Arc<Compactions>,
+    /// Ids for requests and leases.
+    pub ids: RequestIds,
+    /// The start of this process, from which lease time counts.
+    pub started: Instant,
+}
+
+impl Deref for Node {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// How far compactions have been carried out, not merely decided.
+pub struct Compactions {
+    done: Mutex<i64>,
+    bell: Notify,
+}
+
+impl Compactions {
+    /// Up to `revision` when the process starts.
+    pub fn new(revision: i64) -> Self {
+        Compactions {
+            done: Mutex::new(revision),
+            bell: Notify::new(),
+        }
+    }
+
+    /// The history below `revision` is gone.
+    pub fn carried_out(&self, revision: i64) {
+        let mut done = self.done.lock();
+        *done = revision.max(*done);
+        drop(done);
+        self.bell.notify_waiters();
+    }
+
+    /// The revision below which the history is gone; -1: never compacted.
+    pub fn finished(&self) -> i64 {
+        *self.done.lock()
+    }
+
+    /// Waits until the history below `revision` is gone.
+    pub async fn wait(&self, revision: i64) {
+        loop {
+            let bell = self.bell.notified();
+            if *self.done.lock() >= revision {
+                return;
+            }
+            bell.await;
+        }
+    }
+}
+
+impl Node {
+    /// A node over its parts.
+    pub fn new(inner: Inner) -> Self {
+        Node(Arc::new(inner))
+    }
+
+    /// How long a request may take: what five seconds and two elections allow.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.config.election_timeout
+    }
+
+    /// Milliseconds since this process started: the clock that leases run on.
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// A response header. Revision 0 stands for the current one.
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        let revision = if revision == 0 {
+            self.mvcc.current()
+        } else {
+            revision
+        };
+        ResponseHeader {
+            revision,
+            ..self.header_without_revision()
+        }
+    }
+
+    /// A response header of the services that carry no revision.
+    pub fn header_without_revision(&self) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.cluster_id.0,
+            member_id: self.id.0,
+            revision: 0,
+            raft_term: self.board.raft().term,
+        }
+    }
+
+    /// The alarms that are active in the cluster, of any member.
+    pub fn alarms(&self) -> Vec<AlarmMember> {
+        self.board.replicated().alarms.clone()
+    }
+
+    /// The leader this member follows, itself included.
+    pub fn leader(&self) -> Option<MemberId> {
+        self.board.raft().leader
+    }
+
+    /// Whether this member has no vote yet.
+    pub fn is_learner(&self) -> bool {
+        self.board.raft().learner
+    }
+
+    /// The version the cluster has agreed on, such as `3.7.0`.
+    pub fn cluster_version(&self) -> Option<String> {
+        self.board.replicated().cluster_version.clone()
+    }
+
+    /// The version of the stored data, such as `3.7.0`.
+    pub fn storage_version(&self) -> Option<String> {
+        self.board.replicated().storage_version.clone()
+    }
+
+    /// An id for a lease whose grantor did not choose one: positive.
+    pub fn new_lease_id(&self) -> LeaseId {
+        LeaseId((self.ids.next() & i64::MAX as u64) as i64)
+    }
+}
+
+/// Admission: what is decided before a request goes anywhere.
+impl Node {
+    /// Most calls: not on a learner, and not without a leader if the caller insists on one.
+    pub fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.refuse_learner()?;
+        self.admit_on_learner(metadata)
+    }
+
+    /// The calls that a learner serves too.
+    pub fn admit_on_learner(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let insists = metadata.get("hasleader").is_some_and(|value| value == "true");
+        match insists && self.leader().is_none() {
+            true => Err(status(ErrorKind::NoLeader)),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses what a learner does not serve.
+    pub fn refuse_learner(&self) -> Result<(), Status> {
+        match self.is_learner() {
+            true => Err(status(ErrorKind::NotSupportedForLearner)),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a write that would take the store over its quota, and raises the alarm that then
+    /// stops writes on every member. The store's size is a fact of this member alone, so it is
+    /// weighed here and never in apply.
+    pub async fn check_quota(&self, cost: u64) -> Result<(), Status> {
+        let Some(quota) = self.config.quota_bytes else {
+            return Ok(());
+        };
+        if cost == 0 || self.store.size() + cost < quota {
+            return Ok(());
+        }
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate.into(),
+            member_id: self.id.0,
+            alarm: AlarmType::Nospace.into(),
+        };
+        let raised = AlarmMember {
+            member_id: alarm.member_id,
+            alarm: alarm.alarm,
+        };
+        if !self.alarms().contains(&raised) {
+            tracing::warn!(
+                "database-size-bytes" = self.store.size(),
+                "quota-size-bytes" = quota,
+                "exceeded quota, raising alarm NOSPACE"
+            );
+            self.propose(InternalRaftRequest {
+                alarm: Some(alarm),
+                ..Default::default()
+            })
+            .await
+            .map_err(status)?;
+        }
+        Err(status(ErrorKind::NoSpace))
+    }
+}
+
+/// Ways into the loops.
+impl Node {
+    /// Puts a request into the log and waits until this member has applied it.
+    pub async fn propose(&self, request: InternalRaftRequest) -> Answer {
+        let began = Instant::now();
+        let size = request.encoded_len();
+        let answer = self.propose_and_wait(request).await;
+        let took = began.elapsed();
+        if took >= self.config.slow_request {
+            tracing::warn!(
+                "time spent" = %go::duration(took),
+                "request size" = size,
+                failure = answer.as_ref().err().map(|error| error.text()),
+                "request stats"
+            );
+        }
+        answer
+    }
+
+    async fn propose_and_wait(&self, mut request: InternalRaftRequest) -> Answer {
+        let raft = self.board.raft();
+        if raft.committed > self.board.applied() + member::BACKLOG_MAX {
+            return Err(ErrorKind::TooManyRequests);
+        }
+        let id = self.ids.next();
+        request.header = Some(RequestHeader {
+            id,
+            ..Default::default()
+        });
+        if request.encoded_len() > self.config.max_request_bytes {
+            return Err(ErrorKind::RequestTooLarge);
+        }
+        let data = request.encode_to_vec().into();
+        let outcome = Waiting {
+            replies: &self.replies,
+            id,
+            answer: self.replies.expect(id),
+            answered: false,
+        };
+        self.order(Order::Propose { id, data })?;
+        match tokio::time::timeout(self.request_timeout(), outcome.answer()).await {
+            Ok(answer) => answer,
+            Err(_) if raft.leader.is_none() => Err(ErrorKind::ContextDeadlineExceeded),
+            Err(_) => Err(ErrorKind::Timeout),
+        }
+    }
+
+    /// Notes how long a range took.
+    pub fn measure_range(&self, took: Duration, success: bool) {
+        self.range_durations[usize::from(success)].observe_duration(took);
+        if took >= self.config.slow_request {
+            tracing::warn!("time spent" = %go::duration(took), request = "Range", "request stats");
+        }
+    }
+
+    /// Waits until a read here sees every write that was acknowledged before the call.
+    pub async fn read_barrier(&self) -> Result<(), ErrorKind> {
+        // The only voter, and leader: a write is acknowledged only after it was applied here.
+        if self.board.raft().lone_leader {
+            return Ok(());
+        }
+        let barrier = async {
+            let (reply, index) = oneshot::channel();
+            self.order(Order::ReadIndex { reply })?;
+            let index: Index = index.await.map_err(|_| ErrorKind::Stopped)??;
+            self.board.wait_applied(index).await;
+            Ok(())
+        };
+        let answer = tokio::time::timeout(self.request_timeout(), barrier).await;
+        answer.unwrap_or(Err(ErrorKind::Timeout))
+    }
+
+    /// The read of the health checks: whether a range would be answered now.
+    pub async fn probe(&self, linearizable: bool) -> Result<(), ErrorKind> {
+        if linearizable {
+            self.read_barrier().await?;
+        }
+        let first_key = RangeOptions {
+            limit: 1,
+            keys_only: true,
+            ..RangeOptions::new(KeyRange::One("\0".into()))
+        };
+        match self.mvcc.range(&first_key, Wait::No) {
+            Ok(_) | Err(RangeError::Read(mvcc::ReadError::WouldBlock)) => Ok(()),
+            Err(error) => Err(error.kind().unwrap_or(ErrorKind::Corrupt)),
+        }
+    }
+
+    /// Waits until this member keeps the lease clock, as the leader does after the first entry of
+    /// its term.
+    pub async fn wait_primary(&self) -> Result<(), ErrorKind> {
+        let wait = async {
+            loop {
+                let applied = self.board.applied();
+                if self.lessor.lock().is_primary() {
+                    return;
+                }
+                self.board.wait_applied(applied + 1).await;
+            }
+        };
+        tokio::time::timeout(self.request_timeout(), wait)
+            .await
+            .map_err(|_| ErrorKind::Timeout)
+    }
+
+    /// The status for a read that failed. A value that can't be read means that this member's files
+    /// are damaged: it says so and refuses the read; nothing wrong is ever served.
+    pub fn range_failed(&self, error: RangeError) -> Status {
+        match error.kind() {
+            Some(kind) => status(kind),
+            None => {
+                tracing::error!(error = %error, "cannot read a value; the data files of this member are damaged");
+                status(ErrorKind::Corrupt)
+            }
+        }
+    }
+
+    fn order(&self, order: Order) -> Result<(), ErrorKind> {
+        match self.member.submit(order) {
+            Ok(()) => Ok(()),
+            Err(Refused::Full(_)) => Err(ErrorKind::TooManyRequests),
+            Err(Refused::Closed(_)) => Err(ErrorKind::Stopped),
+        }
+    }
+}
+
+/// A place in the list of those who wait, given up when the caller goes away.
+struct Waiting<'a> {
+    replies: &'a Replies,
+    id: u64,
+    answer: oneshot::Receiver<Answer>,
+    answered: bool,
+}
+
+impl Waiting<'_> {
+    async fn answer(mut self) -> Answer {
+        let answer = (&mut self.answer).await;
+        self.answered = true;
+        answer.unwrap_or(Err(ErrorKind::Stopped))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.replies.forget(self.id);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! `etcdserverpb.KV`.
+//!
+//! Reads run right here, on the connection's thread, against a view of the store; only one that would
+//! wait for the disk moves to the blocking pool. Writes go through the log.
+
+use std::pin::Pin;
+use std::time::Instant;
+
+use bytes::Bytes;
+use grpc::hot::etcdserverpb::kv_server;
+use machine::{Outcome, check};
+use mvcc::{Cursor, RangeError, RangeOptions, ReadError, View, Wait};
+use proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
+    TxnRequest,
+};
+use proto::raw;
+use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::{blocking, complete, mismatch, status};
+use crate::node::Node;
+use crate::replies::Done;
+
+/// Keys in the first message of a RangeStream; the next ones adapt to the sizes seen.
+const STREAM_FIRST_CHUNK: usize = 10;
+/// Keys in any message of a RangeStream: tiny keys must not make a message that takes forever.
+const STREAM_CHUNK_MAX: usize = 100_000;
+
+/// The service.
+pub struct Kv(pub Node);
+
+#[tonic::async_trait]
+impl kv_server::Kv for Kv {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<raw::RangeResponse>, Status> {
+        let node = &self.0;
+        let (metadata, _, request) = request.into_parts();
+        admit_read(node, &metadata, request.serializable)?;
+        check::range(&request).map_err(status)?;
+        if !request.serializable {
+            node.read_barrier().await.map_err(status)?;
+        }
+        let began = Instant::now();
+        let options = machine::range_options(&request);
+        let found = match node.mvcc.range(&options, Wait::No) {
+            Err(RangeError::Read(ReadError::WouldBlock)) => {
+                let mvcc = node.mvcc.clone();
+                blocking(move || mvcc.range(&options, Wait::Yes)).await?
+            }
+            found => found,
+        };
+        node.measure_range(began.elapsed(), found.is_ok());
+        let found = found.map_err(|error| node.range_failed(error))?;
+        node.metrics.mvcc_range_total.inc();
+        Ok(Response::new(raw::RangeResponse {
+            header: Some(node.header(found.revision)),
+            kvs: found.kvs,
+            more: found.more,
+            count: found.count,
+        }))
+    }
+
+    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<raw::RangeStreamResponse, Status>> + Send>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let node = self.0.clone();
+        let (metadata, _, request) = request.into_parts();
+        node.refuse_learner()?;
+        node.admit(&metadata)?;
+        check::range_stream(&request).map_err(status)?;
+        if !request.serializable {
+            node.read_barrier().await.map_err(status)?;
+        }
+        let pieces = Pieces::new(node, machine::range_options(&request))?;
+        let stream = futures_util::stream::try_unfold(Some(pieces), |pieces| async move {
+            match pieces {
+                Some(pieces) => pieces.next().await.map(Some),
+                None => Ok(None),
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<raw::PutResponse>, Status> {
+        let node = &self.0;
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
+        node.check_quota(check::put_cost(&request)).await?;
+        check::put(&request).map_err(status)?;
+        match node
+            .propose(InternalRaftRequest {
+                put: Some(request),
+                ..Default::default()
+            })
+            .await
+        {
+            Ok(Done {
+                outcome: Outcome::Put(mut response),
+                ..
+            }) => {
+                complete(&mut response.header, node);
+                Ok(Response::new(response))
+            }
+            Ok(other) => Err(mismatch(other)),
+            Err(error) => Err(status(error)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<raw::DeleteRangeResponse>, Status> {
+        let node = &self.0;
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
+        check::delete_range(&request).map_err(status)?;
+        match node
+            .propose(InternalRaftRequest {
+                delete_range: Some(request),
+                ..Default::default()
+            })
+            .await
+        {
+            Ok(Done {
+                outcome: Outcome::DeleteRange(mut response),
+                ..
+            }) => {
+                complete(&mut response.header, node);
+                Ok(Response::new(response))
+            }
+            Ok(other) => Err(mismatch(other)),
+            Err(error) => Err(status(error)),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<raw::TxnResponse>, Status> {
+        let node = &self.0;
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
+        node.check_quota(check::txn_cost(&request)).await?;
+        check::txn(&request, node.config.max_txn_ops).map_err(status)?;
+        let mut response = if check::is_read_only(&request) {
+            read_txn(node, request).await?
+        } else {
+            match node
+                .propose(InternalRaftRequest {
+                    txn: Some(request),
+                    ..Default::default()
+                })
+                .await
+            {
+                Ok(Done {
+                    outcome: Outcome::Txn(response),
+                    ..
+                }) => response,
+                Ok(other) => return Err(mismatch(other)),
+                Err(error) => return Err(status(error)),
+            }
+        };
+        complete(&mut response.header, node);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        let node = &self.0;
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
+        let CompactionRequest {
+            physical,
+            revision: compact_revision,
+        } = request;
+        match node
+            .propose(InternalRaftRequest {
+                compaction: Some(request),
+                ..Default::default()
+            })
+            .await
+        {
+            Ok(Done { revision, .. }) => {
+                if physical {
+                    node.compactions.wait(compact_revision).await;
+                }
+                Ok(Response::new(CompactionResponse {
+                    header: Some(node.header(revision)),
+                }))
+            }
+            Err(error) => Err(status(error)),
+        }
+    }
+}
+
+/// What holds for every read: a learner serves serializable ones only.
+fn admit_read(node: &Node, metadata: &MetadataMap, serializable: bool) -> Result<(), Status> {
+    match serializable {
+        true => node.admit_on_learner(metadata),
+        false => node.admit(metadata),
+    }
+}
+
+/// A transaction that only reads, answered from a view.
+async fn read_txn(node: &Node, request: TxnRequest) -> Result<raw::TxnResponse, Status> {
+    if !check::is_serializable(&request) {
+        node.read_barrier().await.map_err(status)?;
+    }
+    let answer = match machine::read::txn(&node.mvcc, &request, Wait::No) {
+        Err(RangeError::Read(ReadError::WouldBlock)) => {
+            let mvcc = node.mvcc.clone();
+            blocking(move || machine::read::txn(&mvcc, &request, Wait::Yes)).await?
+        }
+        answer => answer,
+    };
+    answer.map_err(|error| node.range_failed(error))
+}
+
+/// A range in pieces, pinned to one revision.
+struct Pieces {
+    node: Node,
+    view: View,
+    options: RangeOptions,
+    cursor: Cursor,
+    /// Keys in the whole range.
+    count: i64,
+    /// Keys still to be sent.
+    left: i64,
+    chunk: usize,
+}
+
+impl Pieces {
+    fn new(node: Node, mut options: RangeOptions) -> Result<Self, Status> {
+        let view = match options.revision {
+            ..=0 => node.mvcc.view(),
+            revision => node.mvcc.view_at(revision).map_err(status)?,
+        };
+        options.revision = 0;
+        let count = view
+            .count(&options.range)
+            .map_err(|error| node.range_failed(error))?;
+        let left = match options.limit {
+            _ if options.count_only => 0,
+            ..=0 => count,
+            limit => count.min(limit),
+        };
+        Ok(Pieces {
+            node,
+            view,
+            options,
+            cursor: Cursor::default(),
+            count,
+            left,
+            chunk: STREAM_FIRST_CHUNK,
+        })
+    }
+
+    /// The next message, and what is to follow it.
+    async fn next(mut self) -> Result<(raw::RangeStreamResponse, Option<Self>), Status> {
+        let kvs = match self.left {
+            0 => Vec::new(),
+            left => self.read(self.chunk.min(left as usize)).await?,
+        };
+        self.adapt(kvs.iter().map(Bytes::len).sum());
+        self.left -= kvs.len() as i64;
+        let mut response = raw::RangeResponse {
+            kvs,
+            ..Default::default()
+        };
+        let more_to_come = self.left > 0 && !response.kvs.is_empty();
+        if !more_to_come {
+            response.header = Some(self.node.header(self.view.revision()));
+            response.count = self.count;
+            response.more =
+                !self.options.count_only && self.options.limit > 0 && self.count > self.options.limit;
+        }
+        Ok((
+            raw::RangeStreamResponse {
+                range_response: Some(response),
+            },
+            more_to_come.then_some(self),
+        ))
+    }
+
+    async fn read(&mut self, keys: usize) -> Result<Vec<Bytes>, Status> {
+        let (range, keys_only) = (&self.options.range, self.options.keys_only);
+        let found = match self
+            .view
+            .chunk(range, keys_only, &mut self.cursor, keys, Wait::No)
+        {
+            Err(RangeError::Read(ReadError::WouldBlock)) => {
+                let (view, range, mut cursor) = (self.view.clone(), range.clone(), self.cursor.clone());
+                let read = move || {
+                    (
+                        view.chunk(&range, keys_only, &mut cursor, keys, Wait::Yes),
+                        cursor,
+                    )
+                };
+                let (found, cursor) = blocking(read).await?;
+                self.cursor = cursor;
+                found
+            }
+            found => found,
+        };
+        found.map_err(|error| self.node.range_failed(error))
+    }
+
+    /// Doubles the chunk while messages are small, halves it when they get large.
+    fn adapt(&mut self, bytes: usize) {
+        let target = self.node.config.max_request_bytes;
+        if bytes < target / 2 {
+            self.chunk = (self.chunk * 2).min(STREAM_CHUNK_MAX);
+        } else if bytes > target * 2 {
+            self.chunk = (self.chunk / 2).max(1);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `etcdserverpb.Watch`: one stream, many watchers.
+//!
+//! The handler only forwards: a task takes the client's requests to the hub, one at a time, and the
+//! answer is the stream's outbox. Everything else is the hub's.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use grpc::hot::etcdserverpb::watch_server;
+use proto::etcdserverpb::WatchRequest;
+use proto::etcdserverpb::watch_request::RequestUnion;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use watch::{Frame, Frames};
+
+use super::status;
+use crate::loops::watch::{self as feed, Counted, OpenStream};
+use crate::node::Node;
+
+/// The service.
+pub struct Watches(pub Node);
+
+#[tonic::async_trait]
+impl watch_server::Watch for Watches {
+    type WatchStream = Answers;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Answers>, Status> {
+        let node = self.0.clone();
+        node.admit(request.metadata())?;
+        let (stream, frames, counted) = node.watches.open();
+        tokio::spawn(forward(node, stream, request.into_inner()));
+        Ok(Response::new(Answers {
+            frames,
+            _counted: counted,
+        }))
+    }
+}
+
+/// Takes the client's requests to the hub until the client has no more or the stream has ended. The
+/// end of the requests does not end the watchers.
+async fn forward(node: Node, stream: OpenStream, mut requests: Streaming<WatchRequest>) {
+    while let Ok(Some(request)) = requests.message().await {
+        if !stream.outbox.room().await {
+            return;
+        }
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => {
+                stream.tell(feed::Request::Create(
+                    stream.id,
+                    create.into(),
+                    node.mvcc.current(),
+                ));
+            }
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                stream.tell(feed::Request::Cancel(stream.id, cancel.watch_id));
+            }
+            Some(RequestUnion::ProgressRequest(_)) => stream.tell(feed::Request::Progress(stream.id)),
+            None => {}
+        }
+    }
+}
+
+/// The stream's outbox, counted as long as the client listens.
+pub struct Answers {
+    frames: Frames,
+    _counted: Counted,
+}
+
+impl Stream for Answers {
+    type Item = Result<Frame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.frames
+            .poll_next(context)
+            .map(|frame| frame.map(|frame| frame.map_err(status)))
+    }
+}

@@ -1,0 +1,353 @@
+//! Putting a member together: open the disk, make the loops, connect them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use env::{Disk, RealDisk, Unsynced};
+use lease::Lessor;
+use machine::Machine;
+use mvcc::{Cursor, Head, KvRef, Mvcc, RangeError, Wait};
+use parking_lot::Mutex;
+use store::Store;
+use thiserror::Error;
+use types::{KeyRange, LeaseId};
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::ids::RequestIds;
+use crate::inbox::Inbox;
+use crate::loops::apply::{ApplyLoop, COMMITTED_MAX};
+use crate::loops::housekeeping::{CHORES_MAX, Chore, Housekeeper};
+use crate::loops::log::{APPENDS_MAX, LogLoop, Write};
+use crate::loops::member::{Links, Member};
+use crate::loops::sync::{self, SyncSignals};
+use crate::loops::watch::{self as watch_loop, WatchHandle};
+use crate::loops::{Failure, spawn};
+use crate::metrics::Metrics;
+use crate::node::{Compactions, Inner, Node};
+use crate::replies::Replies;
+use crate::storage::{Storage, StorageError};
+
+/// Keys read at a time when leases get their keys back.
+const REATTACH_KEYS: usize = 10_000;
+
+/// Why a member can not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Its disk is not as it should be.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A small table can't be read.
+    #[error("the store holds what this version can not read: {0}")]
+    Tables(#[from] machine::RestoreError),
+    /// A value can't be read.
+    #[error("cannot read the store: {0}")]
+    Values(#[from] RangeError),
+    /// Log and store do not make sense together.
+    #[error(transparent)]
+    Raft(#[from] consensus::RestoreError),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A member whose loops run.
+pub struct Running {
+    /// The handle for its handlers.
+    pub node: Node,
+    /// Where a failure of a loop is reported.
+    pub failure: Failure,
+    log: Arc<Inbox<Write>>,
+    committed: Arc<Inbox<proto::raftpb::Entry>>,
+    chores: Arc<Inbox<Chore>>,
+    sync: Arc<SyncSignals>,
+    clock: JoinHandle<()>,
+    logger: JoinHandle<()>,
+    applier: JoinHandle<()>,
+    housekeeper: JoinHandle<()>,
+    syncer: JoinHandle<()>,
+    watcher: JoinHandle<()>,
+}
+
+/// Opens the member's disk and starts its loops. `lanes`: how many connection runtimes there are.
+pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result<Running, StartError> {
+    let started = Instant::now();
+    let disk: Arc<dyn Disk> = match config.fsync {
+        true => Arc::new(RealDisk),
+        false => Arc::new(Unsynced(RealDisk)),
+    };
+    let Storage {
+        id,
+        cluster_id,
+        wal,
+        snaps,
+        store,
+        recovered,
+        restored,
+    } = Storage::open(disk, &config)?;
+    let mvcc = recovered.mvcc;
+
+    let mut lessor = Lessor::new(lease::Config {
+        min_ttl_secs: lease::min_ttl_secs(config.election_timeout.as_millis() as u64),
+        revoke_retry_ms: config.request_timeout().as_millis() as u64,
+    });
+    let tables = recovered.tables.into_iter();
+    let rows = tables.flat_map(|(table, rows)| rows.into_iter().map(move |(key, value)| (table, key, value)));
+    let machine = Machine::restore(
+        machine::Config {
+            learners_max: config.max_learners,
+        },
+        &mut lessor,
+        rows,
+    )?;
+    if !lessor.is_empty() {
+        reattach(&mvcc, &mut lessor)?;
+    }
+    let lessor = Arc::new(Mutex::new(lessor));
+
+    let failure = Failure::default();
+    let board = Arc::new(Board::default());
+    board.post_applied(recovered.commit.applied_index);
+    let replies = Replies::new(lanes);
+    let log = Arc::new(Inbox::<Write>::new(APPENDS_MAX));
+    let committed = Arc::new(Inbox::new(COMMITTED_MAX));
+    let chores = Arc::new(Inbox::<Chore>::new(CHORES_MAX));
+    let sync = Arc::new(SyncSignals::default());
+    let compactions = Arc::new(Compactions::new(recovered.commit.compact_revision));
+    let ids = RequestIds::new(id, unix_ms());
+
+    let identity = watch::Identity {
+        cluster_id: cluster_id.0,
+        member_id: id.0,
+        raft_term: restored.hard_state.term,
+    };
+    let progress_ms = config.watch_progress_interval.as_millis() as u64;
+    let watch_options = watch::Options {
+        limits: watch::Limits {
+            fragment_bytes: config.max_request_bytes + crate::GRPC_OVERHEAD_BYTES,
+            ..Default::default()
+        },
+        ..Default::default()
+    }
+    .with_progress_interval(progress_ms, ids.next());
+    let (watch_loop, watches) =
+        watch_loop::new(identity, watch_options, mvcc.clone(), lanes, failure.clone());
+
+    measure(&metrics, &mvcc, &store, &replies, &watches);
+    metrics.set_id(id);
+    metrics
+        .debugging_mvcc_keys_total
+        .set(mvcc.view().count(&KeyRange::All)?);
+
+    let preparer = wal.preparer();
+    chores.deliver(Chore::PrepareLog);
+    let snapshot_index = restored.snapshot.index;
+    let conf_state = restored.conf_state.clone();
+    let seed = unix_ms() ^ id.0;
+    let member = Member::new(
+        &config,
+        id,
+        restored,
+        seed,
+        started,
+        Links {
+            log: log.clone(),
+            committed: committed.clone(),
+            board: board.clone(),
+            replies: replies.clone(),
+            lessor: lessor.clone(),
+            watches: watches.clone(),
+            metrics: metrics.clone(),
+            failure: failure.clone(),
+        },
+    )?;
+    let applier = ApplyLoop {
+        inbox: committed.clone(),
+        machine,
+        head: Head::new(mvcc.clone()),
+        lessor: lessor.clone(),
+        conf_state,
+        store: store.clone(),
+        sync: sync.clone(),
+        board: board.clone(),
+        replies: replies.clone(),
+        watches: watches.clone(),
+        member: member.clone(),
+        chores: chores.clone(),
+        snapshot_count: config.snapshot_count,
+        snapshot_index,
+        started,
+        slow_apply: config.slow_apply,
+        durations: HashMap::new(),
+        metrics: metrics.clone(),
+        failure: failure.clone(),
+    };
+    let logger = LogLoop {
+        inbox: log.clone(),
+        wal,
+        preparer: preparer.clone(),
+        member: member.clone(),
+        chores: chores.clone(),
+        metrics: metrics.clone(),
+        failure: failure.clone(),
+    };
+    let housekeeper = Housekeeper {
+        chores: chores.clone(),
+        mvcc: mvcc.clone(),
+        store: store.clone(),
+        snaps,
+        snaps_kept: config.max_snapshot_files,
+        preparer,
+        board: board.clone(),
+        log: log.clone(),
+        member: member.clone(),
+        compactions: compactions.clone(),
+        quota_bytes: config.quota_bytes,
+        metrics: metrics.clone(),
+        failure: failure.clone(),
+    };
+
+    let thread = |name: &str, body: Box<dyn FnOnce() + Send>| spawn(name, body).map_err(StartError::Thread);
+    let syncer = {
+        let (store, sync, metrics, failure) = (store.clone(), sync.clone(), metrics.clone(), failure.clone());
+        thread(
+            "store-sync",
+            Box::new(move || sync::run(store, sync, metrics, failure)),
+        )?
+    };
+    let clock = {
+        let member = member.clone();
+        thread("clock", Box::new(move || member.run_clock()))?
+    };
+    let range_durations =
+        ["false", "true"].map(|success| metrics.server_range_duration_seconds.with(&[success]));
+    let node = Node::new(Inner {
+        config,
+        id,
+        cluster_id,
+        board,
+        mvcc,
+        store,
+        lessor,
+        replies,
+        member,
+        watches,
+        metrics,
+        range_durations,
+        compactions,
+        ids,
+        started,
+    });
+    Ok(Running {
+        node,
+        failure,
+        watcher: thread("watch", Box::new(move || watch_loop.run()))?,
+        housekeeper: thread("housekeeping", Box::new(move || housekeeper.run()))?,
+        applier: thread("apply", Box::new(move || applier.run()))?,
+        logger: thread("raft-log", Box::new(move || logger.run()))?,
+        clock,
+        syncer,
+        log,
+        committed,
+        chores,
+        sync,
+    })
+}
+
+impl Running {
+    /// Stops the loops in the order of the data's way, so that each finishes what it was given, and
+    /// leaves everything synced.
+    pub fn stop(self) {
+        let ended = |name: &str, thread: JoinHandle<()>| {
+            if thread.join().is_err() {
+                tracing::error!(name, "a loop has panicked");
+            }
+        };
+        self.node.member.close();
+        ended("clock", self.clock);
+        self.log.close();
+        ended("raft-log", self.logger);
+        self.committed.close();
+        ended("apply", self.applier);
+        self.node.watches.close();
+        ended("watch", self.watcher);
+        self.chores.close();
+        ended("housekeeping", self.housekeeper);
+        self.sync.close();
+        ended("store-sync", self.syncer);
+    }
+}
+
+/// Lets a scrape ask for what is known anyway.
+fn measure(
+    metrics: &Metrics,
+    mvcc: &Arc<Mvcc>,
+    store: &Arc<Store>,
+    replies: &Arc<Replies>,
+    watches: &WatchHandle,
+) {
+    let of = |store: &Arc<Store>, read: fn(&Store) -> u64| {
+        let store = store.clone();
+        move || read(&store) as f64
+    };
+    metrics.mvcc_db_total_size_in_bytes.ask(of(store, Store::size));
+    metrics
+        .mvcc_db_total_size_in_use_in_bytes
+        .ask(of(store, Store::size_in_use));
+    let of = |mvcc: &Arc<Mvcc>, read: fn(&Mvcc) -> i64| {
+        let mvcc = mvcc.clone();
+        move || read(&mvcc) as f64
+    };
+    metrics
+        .debugging_mvcc_current_revision
+        .ask(of(mvcc, Mvcc::current));
+    metrics
+        .debugging_mvcc_compact_revision
+        .ask(of(mvcc, Mvcc::compacted));
+    let replies = replies.clone();
+    metrics
+        .server_proposals_pending
+        .ask(move || replies.pending() as f64);
+    let of = |watches: &WatchHandle, read: fn(watch::Metrics) -> u64| {
+        let watches = watches.clone();
+        move || read(watches.counts()) as f64
+    };
+    metrics
+        .debugging_mvcc_watch_stream_total
+        .ask(of(watches, |counts| counts.streams as u64));
+    metrics
+        .debugging_mvcc_watcher_total
+        .ask(of(watches, |counts| counts.watchers as u64));
+    metrics
+        .debugging_mvcc_slow_watcher_total
+        .ask(of(watches, |counts| counts.slow_watchers as u64));
+    metrics
+        .debugging_mvcc_pending_events_total
+        .ask(of(watches, |counts| counts.pending_events));
+    metrics
+        .debugging_mvcc_events_total
+        .ask(of(watches, |counts| counts.sent_events));
+}
+
+/// Gives leases their keys back: every stored key names its lease.
+fn reattach(mvcc: &Arc<Mvcc>, lessor: &mut Lessor) -> Result<(), RangeError> {
+    let view = mvcc.view();
+    let mut cursor = Cursor::default();
+    while !cursor.is_done() {
+        for kv in view.chunk(&KeyRange::All, false, &mut cursor, REATTACH_KEYS, Wait::Yes)? {
+            let kv = KvRef::parse(&kv).map_err(|error| mvcc::ReadError::Damaged(error.to_string()))?;
+            if kv.lease != 0 {
+                machine::attach(lessor, kv.key(), LeaseId(kv.lease));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_millis() as u64)
+}

@@ -1,0 +1,92 @@
+//! The membership as etcd keeps it in `.snap` files: a tree of the long gone v2 store, in JSON.
+//!
+//! Go members up to 3.5 read their cluster's members from it; newer ones and our own read the store's
+//! tables. Only what they read is written: the tree, not its history.
+
+use proto::etcdserverpb::Member;
+use serde_json::{Map, Value, json};
+
+/// Members and cluster version as a v2 store.
+pub fn encode(members: &[Member], cluster_version: Option<&str>) -> Vec<u8> {
+    let mut listed = Map::new();
+    for member in members {
+        let id = format!("{:x}", member.id);
+        let path = format!("/0/members/{id}");
+        let mut raft = json!({ "peerURLs": member.peer_ur_ls });
+        if member.is_learner {
+            raft["isLearner"] = true.into();
+        }
+        let mut rows = Map::new();
+        rows.insert(
+            "raftAttributes".into(),
+            file(&format!("{path}/raftAttributes"), &raft.to_string()),
+        );
+        if !member.name.is_empty() {
+            let attributes = json!({ "name": member.name, "clientURLs": member.client_ur_ls });
+            rows.insert(
+                "attributes".into(),
+                file(&format!("{path}/attributes"), &attributes.to_string()),
+            );
+        }
+        listed.insert(id, folder(&path, rows));
+    }
+    let mut cluster = Map::new();
+    cluster.insert("members".into(), folder("/0/members", listed));
+    if let Some(version) = cluster_version {
+        cluster.insert("version".into(), file("/0/version", version));
+    }
+    let mut top = Map::new();
+    top.insert("0".into(), folder("/0", cluster));
+    top.insert("1".into(), folder("/1", Map::new()));
+    json!({ "Root": folder("/", top), "CurrentIndex": 0, "CurrentVersion": 2 })
+        .to_string()
+        .into_bytes()
+}
+
+fn folder(path: &str, children: Map<String, Value>) -> Value {
+    node(path, "", Value::Object(children))
+}
+
+fn file(path: &str, value: &str) -> Value {
+    node(path, value, Value::Null)
+}
+
+fn node(path: &str, value: &str, children: Value) -> Value {
+    json!({
+        "Path": path,
+        "CreatedIndex": 0,
+        "ModifiedIndex": 0,
+        "ExpireTime": "0001-01-01T00:00:00Z",
+        "Value": value,
+        "Children": children,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_where_go_looks_for_it() {
+        let member = Member {
+            id: 0x8e9e05c52164694d,
+            name: "default".into(),
+            peer_ur_ls: vec!["http://localhost:2380".into()],
+            client_ur_ls: vec!["http://localhost:2379".into()],
+            is_learner: false,
+        };
+        let tree: Value = serde_json::from_slice(&encode(&[member], Some("3.7.0"))).unwrap();
+        let zero = &tree["Root"]["Children"]["0"]["Children"];
+        assert_eq!(zero["version"]["Value"], "3.7.0");
+        let rows = &zero["members"]["Children"]["8e9e05c52164694d"]["Children"];
+        assert_eq!(
+            rows["raftAttributes"]["Value"],
+            r#"{"peerURLs":["http://localhost:2380"]}"#
+        );
+        let attributes: Value = serde_json::from_str(rows["attributes"]["Value"].as_str().unwrap()).unwrap();
+        assert_eq!(
+            attributes,
+            json!({"name": "default", "clientURLs": ["http://localhost:2379"]})
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! Every metric of ours is one of etcd's, with its kind, its labels and its buckets; and every one of
+//! etcd's is either ours or listed below with the reason why it is not.
+
+use std::collections::BTreeMap;
+
+use server::metrics::Metrics;
+
+const PEERS: &str = "comes with the connections between members";
+const MEMBERS: &str = "comes with learners and their promotion";
+const AUTH: &str = "comes with users and roles";
+const BBOLT: &str = "a phase of bbolt's commit, which the store does not have";
+const V2: &str = "belongs to etcd's second API, which is not served";
+const PROXY: &str = "belongs to `etcd grpc-proxy start`";
+
+/// Names, or beginnings of names with `*`, and why they are not declared.
+const NOT_DECLARED: [(&str, &str); 21] = [
+    ("etcd_debugging_auth_revision", AUTH),
+    ("etcd_debugging_disk_backend_commit_*", BBOLT),
+    ("etcd_debugging_store_*", V2),
+    ("etcd_grpc_proxy_*", PROXY),
+    ("etcd_network_active_peers", PEERS),
+    ("etcd_network_disconnected_peers_total", PEERS),
+    ("etcd_network_known_peers", PEERS),
+    ("etcd_network_peer_received_bytes_total", PEERS),
+    ("etcd_network_peer_received_failures_total", PEERS),
+    ("etcd_network_peer_round_trip_time_seconds", PEERS),
+    ("etcd_network_peer_sent_bytes_total", PEERS),
+    ("etcd_network_peer_sent_failures_total", PEERS),
+    ("etcd_network_snapshot_receive_failures", PEERS),
+    ("etcd_network_snapshot_receive_inflights_total", PEERS),
+    ("etcd_network_snapshot_receive_success", PEERS),
+    ("etcd_network_snapshot_receive_total_duration_seconds", PEERS),
+    ("etcd_network_snapshot_send_failures", PEERS),
+    ("etcd_network_snapshot_send_inflights_total", PEERS),
+    ("etcd_network_snapshot_send_success", PEERS),
+    ("etcd_network_snapshot_send_total_duration_seconds", PEERS),
+    ("etcd_server_learner_promote_*", MEMBERS),
+];
+
+/// A line of etcd's list: kind, labels, bounds of the buckets.
+type Family = (String, Vec<String>, Vec<f64>);
+
+fn theirs() -> BTreeMap<&'static str, Family> {
+    let list = include_str!("data/metrics.txt");
+    let lines = list
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
+    let family = |line: &'static str| {
+        let columns: Vec<_> = line.split('\t').collect();
+        let labels = columns[2].split(',').filter(|label| *label != "-");
+        let bounds = bounds(columns[3]);
+        (
+            columns[0],
+            (columns[1].to_owned(), labels.map(str::to_owned).collect(), bounds),
+        )
+    };
+    lines.map(family).collect()
+}
+
+fn bounds(column: &str) -> Vec<f64> {
+    if column.starts_with("prometheus default") {
+        return vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    }
+    let Some(numbers) = column
+        .strip_prefix("exp(")
+        .and_then(|rest| rest.strip_suffix(')'))
+    else {
+        return vec![];
+    };
+    let number = |text: &str| text.parse::<f64>().expect("three numbers in exp()");
+    let numbers: Vec<_> = numbers.split(',').map(number).collect();
+    let grow = |bound: &f64| Some(bound * numbers[1]);
+    std::iter::successors(Some(numbers[0]), grow)
+        .take(numbers[2] as usize)
+        .collect()
+}
+
+fn excuse(name: &str) -> Option<&'static str> {
+    let covers = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    };
+    NOT_DECLARED
+        .iter()
+        .find_map(|(pattern, why)| covers(pattern).then_some(*why))
+}
+
+#[test]
+fn what_is_declared_is_declared_as_etcd_does() {
+    let theirs = theirs();
+    for ours in Metrics::declarations() {
+        let (kind, labels, bounds) = theirs
+            .get(ours.name)
+            .unwrap_or_else(|| panic!("{} is no metric of etcd", ours.name));
+        assert_eq!(ours.kind, kind, "kind of {}", ours.name);
+        assert_eq!(ours.labels, labels, "labels of {}", ours.name);
+        assert_eq!(ours.buckets, *bounds, "buckets of {}", ours.name);
+        assert_eq!(excuse(ours.name), None, "{} is declared after all", ours.name);
+    }
+}
+
+#[test]
+fn what_is_not_declared_has_a_reason() {
+    let ours: Vec<_> = Metrics::declarations()
+        .into_iter()
+        .map(|ours| ours.name)
+        .collect();
+    let missing: Vec<_> = theirs()
+        .into_keys()
+        .filter(|name| !ours.contains(name) && excuse(name).is_none())
+        .collect();
+    assert!(missing.is_empty(), "neither declared nor excused: {missing:#?}");
+}
+
+#[test]
+fn every_excuse_is_for_something() {
+    let theirs = theirs();
+    for (pattern, _) in NOT_DECLARED {
+        let beginning = pattern.trim_end_matches('*');
+        assert!(theirs.keys().any(|name| name.starts_with(beginning)), "{pattern}");
+    }
+}
