@@ -1,0 +1,632 @@
+//! From flags to the server's configuration: defaults that depend on other flags, and etcd's checks
+//! in etcd's order and words. Nothing here touches the machine; the one fact of it that is needed,
+//! the address of its default route, is an argument.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use server::config::{
+    AutoCompaction, Config, DEFAULT_NAME, Gate, Keepalive, Url, UrlError, parse_initial_cluster,
+};
+use server::go;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::flags::{DiscoveryFallback, FLAGS, Flag, Flags, Settings, Support};
+
+/// Quota when none is asked for.
+const QUOTA_DEFAULT: u64 = 2 << 30;
+/// Above this etcd's own documentation advises against a quota; a store like ours has no such bound.
+const QUOTA_RECOMMENDED_MAX: u64 = 8 << 30;
+/// Requests above this are better stored elsewhere.
+const REQUEST_RECOMMENDED_MAX: u64 = 10 << 20;
+/// Election timeouts above this leave a cluster without a leader for a minute.
+const ELECTION_MAX_MS: u64 = 50_000;
+/// Heartbeats that must fit into an election timeout.
+const ELECTION_HEARTBEATS_MIN: u64 = 5;
+/// Time between progress notifications, by default and at least.
+const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10 * 60);
+const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
+/// Entries between snapshots when 0 is asked for.
+const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
+
+/// What is wrong with the settings, in etcd's words where etcd has some.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum Invalid {
+    #[error("v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"")]
+    FallbackProxy,
+    #[error("expected IP in URL for binding ({0})")]
+    ListenHost(Url),
+    #[error("--initial-advertise-peer-urls {0:?} must be \"host:port\" (unexpected empty host ({1}))")]
+    AdvertisePeer(String, Url),
+    #[error(
+        "--advertise-client-urls {0:?} must be in the format \"host:port\", \"unix:/path/to/socket\" \
+         or \"unixs:/path/to/socket\" (unexpected empty host ({1}))"
+    )]
+    AdvertiseClient(String, Url),
+    #[error(
+        "multiple discovery or bootstrap flags are set. \
+         Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
+    )]
+    ManyBootstraps,
+    #[error("both --discovery-token and --discovery-endpoints must be set")]
+    DiscoveryHalf,
+    #[error("--{0} must be >0 (set to {1})")]
+    NotPositive(&'static str, String),
+    #[error(
+        "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+    )]
+    ElectionTooShort { election: u64, heartbeat: u64 },
+    #[error("--election-timeout[{0}ms] is too long, and should be set less than {ELECTION_MAX_MS}ms")]
+    ElectionTooLong(u64),
+    #[error("--advertise-client-urls is required when --listen-client-urls is set explicitly")]
+    AdvertiseClientMissing,
+    #[error("undefined auto-compaction-mode")]
+    CompactionModeMissing,
+    #[error("unknown auto-compaction-mode {0:?}")]
+    CompactionMode(String),
+    #[error("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint")]
+    CheckpointPersist,
+    #[error("unexpected TLS version {0:?} (must be one of: TLS1.2, TLS1.3)")]
+    TlsVersion(String),
+    #[error("min version ({0}) is greater than max version ({1})")]
+    TlsVersions(String, String),
+    #[error("cipher suites cannot be configured when only TLS1.3 is enabled")]
+    TlsCiphers,
+    #[error("--{flag} is not supported yet: {cure}")]
+    Unsupported { flag: String, cure: &'static str },
+    #[error("error parsing CompactionRetention: {0}")]
+    Retention(String),
+    #[error("error setting up initial cluster: {0}")]
+    InitialCluster(UrlError),
+}
+
+/// Checks the settings and completes them. `default_host` tells the address by which this machine
+/// reaches the rest of the world; it is asked only if a port listens on every address and nobody has
+/// said what to advertise.
+pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> Result<Config, Invalid> {
+    let flags = &settings.flags;
+    check(settings)?;
+    if let Some((flag, cure)) = FLAGS.iter().find_map(unsupported(flags)) {
+        return Err(Invalid::Unsupported {
+            flag: flag.name(),
+            cure,
+        });
+    }
+    let advertise_peer = advertised(
+        &flags.listen_peer_urls,
+        &flags.initial_advertise_peer_urls,
+        "initial_advertise_peer_urls",
+        &default_host,
+    );
+    let advertise_client = advertised(
+        &flags.listen_client_urls,
+        &flags.advertise_client_urls,
+        "advertise_client_urls",
+        &default_host,
+    );
+    let initial_cluster = match flags.initial_cluster.as_str() {
+        "" => [(flags.name.clone(), advertise_peer.clone())].into(),
+        listed => parse_initial_cluster(listed).map_err(Invalid::InitialCluster)?,
+    };
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let positive = |duration: Duration| (!duration.is_zero()).then_some(duration);
+    let some_or_all = |count: u64| (count > 0).then_some(count as usize);
+    Ok(Config {
+        name: flags.name.clone(),
+        data_dir: path(&flags.data_dir).unwrap_or_else(|| format!("{}.etcd", flags.name).into()),
+        wal_dir: path(&flags.wal_dir),
+        listen_peer: flags.listen_peer_urls.clone(),
+        listen_client: flags.listen_client_urls.clone(),
+        listen_client_http: flags.listen_client_http_urls.clone(),
+        listen_metrics: flags.listen_metrics_urls.clone(),
+        advertise_peer,
+        advertise_client,
+        reuse_port: flags.socket_reuse_port,
+        initial_cluster,
+        initial_cluster_state: flags.initial_cluster_state,
+        initial_cluster_token: flags.initial_cluster_token.clone(),
+        max_learners: flags.max_learners.max(0) as usize,
+        strict_reconfig_check: flags.strict_reconfig_check,
+        tick: Duration::from_millis(flags.heartbeat_interval),
+        election_timeout: Duration::from_millis(flags.election_timeout),
+        initial_election_tick_advance: flags.initial_election_tick_advance,
+        pre_vote: flags.pre_vote,
+        snapshot_count: match flags.snapshot_count {
+            0 => SNAPSHOT_COUNT_DEFAULT,
+            count => count,
+        },
+        snapshot_catchup_entries: flags.snapshot_catchup_entries,
+        max_snapshot_files: some_or_all(flags.max_snapshots),
+        max_wal_files: some_or_all(flags.max_wals),
+        quota_bytes: match flags.quota_backend_bytes {
+            0 => Some(QUOTA_DEFAULT),
+            bytes => u64::try_from(bytes).ok(),
+        },
+        fsync: !flags.unsafe_no_fsync,
+        max_txn_ops: flags.max_txn_ops as usize,
+        max_request_bytes: flags.max_request_bytes as usize,
+        max_concurrent_streams: flags.max_concurrent_streams,
+        keepalive: Keepalive {
+            interval: positive(flags.grpc_keepalive_interval),
+            timeout: positive(flags.grpc_keepalive_timeout),
+        },
+        auto_compaction: auto_compaction(&flags.auto_compaction_mode, &flags.auto_compaction_retention)?,
+        watch_progress_interval: positive(flags.watch_progress_notify_interval)
+            .unwrap_or(WATCH_PROGRESS_DEFAULT)
+            .max(WATCH_PROGRESS_MIN),
+        slow_apply: flags.warning_apply_duration,
+        slow_request: flags.warning_unary_request_duration,
+        corrupt_check_interval: positive(flags.corrupt_check_time),
+        compact_hash_check_interval: flags.compact_hash_check_time,
+        downgrade_check_interval: flags.downgrade_check_time,
+        grpc_gateway: flags.enable_grpc_gateway,
+        extensive_metrics: flags.metrics == "extensive",
+        cors: flags.cors.clone(),
+        host_whitelist: flags.host_whitelist.clone(),
+        gates: flags.feature_gates.clone(),
+    })
+}
+
+/// The checks that need no other knowledge than the settings, in etcd's order.
+fn check(settings: &Settings) -> Result<(), Invalid> {
+    let flags = &settings.flags;
+    if flags.discovery_fallback == DiscoveryFallback::Proxy {
+        return Err(Invalid::FallbackProxy);
+    }
+    let listened = [
+        &flags.listen_peer_urls,
+        &flags.listen_client_urls,
+        &flags.listen_client_http_urls,
+        &flags.listen_metrics_urls,
+    ];
+    let bindable = |url: &&Url| url.scheme().is_unix() || url.host() == "localhost" || url.ip().is_some();
+    if let Some(url) = listened.into_iter().flatten().find(|url| !bindable(url)) {
+        return Err(Invalid::ListenHost(url.clone()));
+    }
+    if let Some(url) = without_host(&flags.initial_advertise_peer_urls) {
+        return Err(Invalid::AdvertisePeer(
+            join(&flags.initial_advertise_peer_urls),
+            url,
+        ));
+    }
+    if let Some(url) = without_host(&flags.advertise_client_urls) {
+        return Err(Invalid::AdvertiseClient(join(&flags.advertise_client_urls), url));
+    }
+    let bootstraps = [
+        settings.is_given("initial_cluster"),
+        !flags.discovery_srv.is_empty(),
+        !flags.discovery_endpoints.is_empty(),
+    ];
+    if bootstraps.into_iter().filter(|given| *given).count() > 1 {
+        return Err(Invalid::ManyBootstraps);
+    }
+    if flags.discovery_token.is_empty() != flags.discovery_endpoints.is_empty() {
+        return Err(Invalid::DiscoveryHalf);
+    }
+    check_timing(flags)?;
+    if settings.is_given("listen_client_urls") && !settings.is_given("advertise_client_urls") {
+        return Err(Invalid::AdvertiseClientMissing);
+    }
+    match flags.auto_compaction_mode.as_str() {
+        "periodic" | "revision" => {}
+        "" => return Err(Invalid::CompactionModeMissing),
+        unknown => return Err(Invalid::CompactionMode(unknown.into())),
+    }
+    let gate = |gate| flags.feature_gates.enabled(gate);
+    if gate(Gate::LeaseCheckpointPersist) && !gate(Gate::LeaseCheckpoint) {
+        return Err(Invalid::CheckpointPersist);
+    }
+    if flags.compact_hash_check_time.is_zero() {
+        return Err(Invalid::NotPositive("compact-hash-check-time", "0s".into()));
+    }
+    check_tls(flags)
+}
+
+fn check_timing(flags: &Flags) -> Result<(), Invalid> {
+    let (heartbeat, election) = (flags.heartbeat_interval, flags.election_timeout);
+    if heartbeat == 0 {
+        return Err(Invalid::NotPositive("heartbeat-interval", "0ms".into()));
+    }
+    if election == 0 {
+        return Err(Invalid::NotPositive("election-timeout", "0ms".into()));
+    }
+    if heartbeat.saturating_mul(ELECTION_HEARTBEATS_MIN) > election {
+        return Err(Invalid::ElectionTooShort { election, heartbeat });
+    }
+    if election > ELECTION_MAX_MS {
+        return Err(Invalid::ElectionTooLong(election));
+    }
+    Ok(())
+}
+
+fn check_tls(flags: &Flags) -> Result<(), Invalid> {
+    let (min, max) = (&flags.tls_min_version, &flags.tls_max_version);
+    for version in [min, max] {
+        if !matches!(version.as_str(), "" | "TLS1.2" | "TLS1.3") {
+            return Err(Invalid::TlsVersion(version.clone()));
+        }
+    }
+    if !max.is_empty() && min > max {
+        return Err(Invalid::TlsVersions(min.clone(), max.clone()));
+    }
+    if min == "TLS1.3" && !flags.cipher_suites.is_empty() {
+        return Err(Invalid::TlsCiphers);
+    }
+    Ok(())
+}
+
+fn without_host(urls: &[Url]) -> Option<Url> {
+    urls.iter().find(|url| url.host().is_empty()).cloned()
+}
+
+fn join(urls: &[Url]) -> String {
+    urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Finds flags that ask for what this version does not do.
+fn unsupported(flags: &Flags) -> impl Fn(&'static Flag) -> Option<(&'static Flag, &'static str)> {
+    let default = Flags::default();
+    move |flag| match flag.support {
+        Support::Missing(cure) if (flag.differs)(flags, &default) => Some((flag, cure)),
+        _ => None,
+    }
+}
+
+/// The URLs to advertise: those of the flag, or, where it was left alone and the port listens on every
+/// address, this machine's address.
+fn advertised(
+    listened: &[Url],
+    advertised: &[Url],
+    field: &str,
+    default_host: impl Fn() -> Option<IpAddr>,
+) -> Vec<Url> {
+    let on_every = listened.first().filter(|url| url.host() == "0.0.0.0");
+    let port = on_every.and_then(Url::port);
+    let left_alone = FLAGS
+        .iter()
+        .any(|flag| flag.field == field && flag.default == join(advertised));
+    match (port, left_alone.then(&default_host).flatten()) {
+        (Some(port), Some(host)) => {
+            info!(host = %host, "detected default host for advertise");
+            vec![Url::http(&host.to_string(), port)]
+        }
+        _ => advertised.to_vec(),
+    }
+}
+
+/// Parses what history to keep: in periodic mode a number of hours or a duration, in revision mode a
+/// number of revisions; 0 keeps everything.
+fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, Invalid> {
+    let number = retention.parse::<u64>().ok();
+    match (mode, number) {
+        (_, Some(0)) => Ok(AutoCompaction::Off),
+        ("revision", Some(revisions)) => Ok(AutoCompaction::Revision(revisions)),
+        ("revision", None) => Err(Invalid::Retention(format!(
+            "{retention:?} is no number of revisions, which --auto-compaction-mode=revision counts"
+        ))),
+        (_, Some(hours)) => match hours.checked_mul(3600) {
+            Some(seconds) => Ok(AutoCompaction::Periodic(Duration::from_secs(seconds))),
+            None => Err(Invalid::Retention(format!("{retention:?} hours are too many"))),
+        },
+        (_, None) => match go::parse_duration(retention).map_err(Invalid::Retention)? {
+            Duration::ZERO => Ok(AutoCompaction::Off),
+            period => Ok(AutoCompaction::Periodic(period)),
+        },
+    }
+}
+
+/// Logs what operators should know about settings that are valid all the same.
+pub fn advise(settings: &Settings, config: &Config) {
+    let flags = &settings.flags;
+    // Whoever gives metrics a port of their own has split the traffic, and is spared this.
+    if flags.listen_client_http_urls.is_empty() && flags.listen_metrics_urls.is_empty() {
+        warn!("Running http and grpc server on single port. This is not recommended for production.");
+    }
+    if config.name == DEFAULT_NAME {
+        warn!(
+            "it isn't recommended to use default name, please set a value for --name. \
+             Note that etcd might run into issue when multiple members have the same default name"
+        );
+    }
+    if flags.data_dir.is_empty() {
+        let dir = config.data_dir.display();
+        warn!("data-dir" = %dir, "'data-dir' was empty; using default");
+    }
+    if flags.max_request_bytes > REQUEST_RECOMMENDED_MAX {
+        warn!(
+            "max-request-bytes" = flags.max_request_bytes,
+            "recommended-request-bytes" = REQUEST_RECOMMENDED_MAX,
+            "exceeded recommended request limit"
+        );
+    }
+    if let Some(quota) = config.quota_bytes.filter(|quota| *quota > QUOTA_RECOMMENDED_MAX) {
+        info!(
+            "quota-size-bytes" = quota,
+            "quota-maximum-size-bytes" = QUOTA_RECOMMENDED_MAX,
+            "quota exceeds the maximum value"
+        );
+    }
+    if !config.fsync {
+        warn!("--unsafe-no-fsync is set: what was acknowledged is lost when the machine crashes");
+    }
+    if config.gates.enabled(Gate::LeaseCheckpoint) && !config.gates.enabled(Gate::LeaseCheckpointPersist) {
+        warn!(
+            "Detected that checkpointing is enabled without persistence. \
+             Consider enabling feature gate LeaseCheckpointPersist"
+        );
+    }
+    if settings.is_given("max_snapshots") {
+        warn!("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.");
+    }
+    if settings.is_given("v2_deprecation") {
+        warn!(
+            "--v2-deprecation is deprecated and scheduled for removal in v3.8. \
+             The default value is enforced, ignoring user input."
+        );
+    }
+    if !flags.watch_progress_notify_interval.is_zero()
+        && flags.watch_progress_notify_interval < config.watch_progress_interval
+    {
+        warn!(
+            interval = %go::duration(config.watch_progress_interval),
+            "adjusting watch progress notify interval to minimum period"
+        );
+    }
+    let default = Flags::default();
+    for flag in FLAGS {
+        if let (Support::Inert(reason), true) = (flag.support, (flag.differs)(flags, &default)) {
+            warn!(flag = format!("--{}", flag.name()), reason, "flag has no effect");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use server::config::show_cluster;
+
+    use super::*;
+    use crate::flags::{Invocation, parse};
+
+    fn settings(args: &[&str]) -> Settings {
+        let args: Vec<_> = args.iter().map(|arg| arg.to_string()).collect();
+        match parse(&args, &[]) {
+            Ok(Invocation::Serve(settings)) => *settings,
+            other => panic!("no server: {other:?}"),
+        }
+    }
+
+    fn config(args: &[&str]) -> Config {
+        build(&settings(args), || Some([10, 0, 0, 7].into())).unwrap()
+    }
+
+    fn refusal(args: &[&str]) -> String {
+        build(&settings(args), || None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn without_flags_a_member_is_a_cluster_of_its_own() {
+        let config = config(&[]);
+        assert_eq!(
+            show_cluster(&config.initial_cluster),
+            "default=http://localhost:2380"
+        );
+        assert_eq!(config.data_dir, PathBuf::from("default.etcd"));
+        assert_eq!(config.wal_path(), PathBuf::from("default.etcd/member/wal"));
+        assert_eq!((config.quota_bytes, config.election_ticks()), (Some(2 << 30), 10));
+        assert_eq!(config.auto_compaction, AutoCompaction::Off);
+        assert_eq!(config.watch_progress_interval, Duration::from_secs(600));
+        assert_eq!(config.check_bootstrap(), Ok(()));
+    }
+
+    #[test]
+    fn names_reach_where_they_are_used() {
+        let config = config(&[
+            "--name=m1",
+            "--wal-dir=/w",
+            "--initial-advertise-peer-urls=http://a:1,http://b:1",
+        ]);
+        assert_eq!(
+            show_cluster(&config.initial_cluster),
+            "m1=http://a:1,m1=http://b:1"
+        );
+        assert_eq!(config.data_dir, PathBuf::from("m1.etcd"));
+        assert_eq!(config.wal_path(), PathBuf::from("/w"));
+    }
+
+    #[test]
+    fn a_wildcard_port_is_advertised_by_the_machines_address() {
+        let listen = [
+            "--listen-peer-urls=http://0.0.0.0:12380",
+            "--listen-client-urls=http://0.0.0.0:12379",
+        ];
+        let settings_of = |more: &[&str]| config(&[&listen[..], more].concat());
+        let detected = settings_of(&["--advertise-client-urls=http://localhost:2379"]);
+        assert_eq!(join(&detected.advertise_peer), "http://10.0.0.7:12380");
+        assert_eq!(join(&detected.advertise_client), "http://10.0.0.7:12379");
+        assert_eq!(
+            show_cluster(&detected.initial_cluster),
+            "default=http://10.0.0.7:12380"
+        );
+        let given = settings_of(&["--advertise-client-urls=http://me:1"]);
+        assert_eq!(join(&given.advertise_client), "http://me:1");
+    }
+
+    #[test]
+    fn refusals_are_in_etcds_words() {
+        for (args, text) in [
+            (
+                &[
+                    "--listen-client-urls=http://foo.bar:1",
+                    "--advertise-client-urls=http://a:1",
+                ][..],
+                "expected IP in URL for binding (http://foo.bar:1)",
+            ),
+            (
+                &["--listen-metrics-urls=http://:1"],
+                "expected IP in URL for binding (http://:1)",
+            ),
+            (
+                &["--initial-advertise-peer-urls=http://:80"],
+                "--initial-advertise-peer-urls \"http://:80\" must be \"host:port\" \
+                 (unexpected empty host (http://:80))",
+            ),
+            (
+                &["--advertise-client-urls=http://:80"],
+                "--advertise-client-urls \"http://:80\" must be in the format \"host:port\", \
+                 \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host (http://:80))",
+            ),
+            (
+                &["--initial-cluster=a=http://a:1", "--discovery-srv=x"],
+                "multiple discovery or bootstrap flags are set. \
+                 Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"",
+            ),
+            (
+                &["--discovery-token=x"],
+                "both --discovery-token and --discovery-endpoints must be set",
+            ),
+            (
+                &["--heartbeat-interval=0"],
+                "--heartbeat-interval must be >0 (set to 0ms)",
+            ),
+            (
+                &["--election-timeout=0"],
+                "--election-timeout must be >0 (set to 0ms)",
+            ),
+            (
+                &["--heartbeat-interval=500"],
+                "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[500ms]",
+            ),
+            (
+                &["--election-timeout=60000"],
+                "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+            ),
+            (
+                &["--listen-client-urls=http://127.0.0.1:7777"],
+                "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+            ),
+            (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
+            (
+                &["--auto-compaction-mode=foo"],
+                "unknown auto-compaction-mode \"foo\"",
+            ),
+            (
+                &["--feature-gates=LeaseCheckpointPersist=true"],
+                "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+            ),
+            (
+                &["--compact-hash-check-time=0s"],
+                "--compact-hash-check-time must be >0 (set to 0s)",
+            ),
+            (
+                &["--tls-min-version=x"],
+                "unexpected TLS version \"x\" (must be one of: TLS1.2, TLS1.3)",
+            ),
+            (
+                &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+                "min version (TLS1.3) is greater than max version (TLS1.2)",
+            ),
+            (
+                &["--tls-min-version=TLS1.3", "--cipher-suites=x"],
+                "cipher suites cannot be configured when only TLS1.3 is enabled",
+            ),
+            (
+                &["--auto-compaction-retention=foo"],
+                "error parsing CompactionRetention: time: invalid duration \"foo\"",
+            ),
+            (
+                &["--auto-compaction-retention=-1"],
+                "error parsing CompactionRetention: time: missing unit in duration \"-1\"",
+            ),
+            (
+                &["--initial-cluster=xxx"],
+                "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ",
+            ),
+            (
+                &["--discovery-fallback=proxy"],
+                "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
+            ),
+        ] {
+            assert_eq!(refusal(args), text);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_with_a_way_out() {
+        for (flag, value) in [
+            ("cert-file", "x"),
+            ("peer-auto-tls", "true"),
+            ("auth-token", "jwt"),
+            ("config-file", "x"),
+            ("enable-distributed-tracing", "true"),
+            ("force-new-cluster", "true"),
+            ("enable-log-rotation", "true"),
+        ] {
+            let text = refusal(&[&format!("--{flag}={value}")]);
+            let begin = format!("--{flag} is not supported yet: ");
+            assert!(
+                text.starts_with(&begin) && text.len() > begin.len() + 10,
+                "{text}"
+            );
+        }
+        config(&[
+            "--cert-file=",
+            "--auth-token=simple",
+            "--tls-min-version=TLS1.2",
+            "--auto-tls=false",
+        ]);
+    }
+
+    #[test]
+    fn history_to_keep_is_hours_a_duration_or_revisions() {
+        let of = |mode: &str, retention: &str| {
+            let args = [
+                format!("--auto-compaction-mode={mode}"),
+                format!("--auto-compaction-retention={retention}"),
+            ];
+            config(&[&args[0], &args[1]]).auto_compaction
+        };
+        assert_eq!(
+            of("periodic", "2"),
+            AutoCompaction::Periodic(Duration::from_secs(7200))
+        );
+        assert_eq!(
+            of("periodic", "5m"),
+            AutoCompaction::Periodic(Duration::from_secs(300))
+        );
+        assert_eq!(of("periodic", "0s"), AutoCompaction::Off);
+        assert_eq!(of("revision", "1000"), AutoCompaction::Revision(1000));
+        assert!(
+            refusal(&[
+                "--auto-compaction-mode=revision",
+                "--auto-compaction-retention=1h"
+            ])
+            .contains("1h")
+        );
+    }
+
+    #[test]
+    fn numbers_with_a_meaning_of_their_own() {
+        let config = config(&[
+            "--quota-backend-bytes=-1",
+            "--max-wals=0",
+            "--grpc-keepalive-interval=0s",
+            "--watch-progress-notify-interval=1ms",
+            "--snapshot-count=0",
+            "--metrics=extensive",
+        ]);
+        assert_eq!(
+            (
+                config.quota_bytes,
+                config.max_wal_files,
+                config.keepalive.interval
+            ),
+            (None, None, None)
+        );
+        assert_eq!(config.watch_progress_interval, Duration::from_millis(100));
+        assert_eq!(config.snapshot_count, 10_000);
+        assert!(config.extensive_metrics);
+    }
+}

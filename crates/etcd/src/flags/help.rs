@@ -1,0 +1,41 @@
+//! The texts of `--help` and of a command line that cannot be read.
+
+use std::fmt::Write;
+
+use super::table::FLAGS;
+
+/// The short text.
+pub const USAGE: &str = "\
+Usage:
+
+  etcd [flags]
+    Start an etcd server.
+
+  etcd --version
+    Print the version.
+
+  etcd -h | --help
+    Print every flag.
+
+  Every flag can also be set by an environment variable: ETCD_NAME for --name, and so on.
+";
+
+/// The long text: every flag under its heading.
+pub fn help() -> String {
+    let mut text = String::new();
+    let mut group = "";
+    for flag in FLAGS {
+        if flag.group != group {
+            group = flag.group;
+            let _ = write!(text, "\n{group}:\n");
+        }
+        let _ = write!(
+            text,
+            "  --{} '{}'\n    {}\n",
+            flag.name(),
+            flag.default,
+            flag.help
+        );
+    }
+    text
+}

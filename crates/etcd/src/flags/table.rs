@@ -1,0 +1,242 @@
+//! The flags, each written down once.
+//!
+//! A line of the table is a flag's field in [`Flags`], its type, its default, what this version does
+//! with it, and its help. Everything else follows: the command line's name (dashes for underscores),
+//! the environment's name (`ETCD_` and capitals), the parser (the type's [`Value`]), the help text.
+
+use std::time::Duration;
+
+use server::config::{ClusterState, Gates, NameSet, Url};
+
+use super::value::{DiscoveryFallback, V2Deprecation, Value};
+
+/// What this version does with a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// What it says.
+    Served,
+    /// Nothing, by design: there is no such thing here to tune. Says why; setting it is a warning.
+    Inert(&'static str),
+    /// Nothing yet. Says what to do instead; setting it to other than its default is an error.
+    Missing(&'static str),
+}
+
+use Support::{Inert, Missing, Served};
+
+const TLS: &str = "this version speaks plain HTTP only; leave the TLS flags out, and put a TLS proxy in front \
+                   where the network is not trusted";
+const AUTH: &str = "users and tokens are not served by this version; leave the flag out";
+const PEERS: &str = "a cluster has one member in this version; leave the flag out";
+const DISCOVERY: &str = "name the members with --initial-cluster instead";
+const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
+const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
+const ROTATION: &str = "name a file in --log-outputs and let logrotate (copytruncate) turn it over";
+const NO_BBOLT: &str = "the store commits with every batch and has no bbolt pages, freelist or transactions";
+const NO_DEFRAG: &str = "the store gives space back while it runs and needs no defragmentation at start";
+const NO_BATCHES: &str = "compaction paces itself by slices of time";
+const RAFT_STREAMS: &str = "a cluster of one member has no peer connections";
+const PINGS: &str = "clients may ping as often as they like; HTTP/2 floods are stopped by other limits";
+
+/// One flag's line of the table.
+pub struct Flag {
+    /// Heading it stands under in the help.
+    pub group: &'static str,
+    /// Field of [`Flags`].
+    pub field: &'static str,
+    /// Default, as a user would write it.
+    pub default: &'static str,
+    /// What this version does with it.
+    pub support: Support,
+    /// One line for users.
+    pub help: &'static str,
+    /// Whether it takes a value only after `=`.
+    pub is_bool: bool,
+    /// Parses a value and stores it.
+    pub set: fn(&mut Flags, &str) -> Result<(), String>,
+    /// Whether two sets of flags differ in this one.
+    pub differs: fn(&Flags, &Flags) -> bool,
+}
+
+impl Flag {
+    /// The flag with this command-line name.
+    pub fn find(name: &str) -> Option<&'static Flag> {
+        FLAGS.iter().find(|flag| flag.name() == name)
+    }
+
+    /// Its name on the command line, without dashes before it.
+    pub fn name(&self) -> String {
+        self.field.replace('_', "-")
+    }
+}
+
+macro_rules! flags {
+    ($($group:literal { $($field:ident: $kind:ty = $default:literal, $support:expr, $help:literal;)* })*) => {
+        /// The value of every flag.
+        #[derive(Clone, Debug)]
+        pub struct Flags { $($(#[doc = $help] pub $field: $kind,)*)* }
+
+        /// The table.
+        pub static FLAGS: &[Flag] = &[$($(Flag {
+            group: $group,
+            field: stringify!($field),
+            default: $default,
+            support: $support,
+            help: $help,
+            is_bool: <$kind as Value>::IS_BOOL,
+            set: |flags, text| {
+                flags.$field = Value::parse(text)?;
+                Ok(())
+            },
+            differs: |a, b| a.$field != b.$field,
+        },)*)*];
+
+        impl Default for Flags {
+            fn default() -> Self {
+                Flags { $($($field: Value::parse($default).expect("a default of the table parses"),)*)* }
+            }
+        }
+    };
+}
+
+flags! {
+"Member" {
+    name: String = "default", Served, "Name of this member; no two members of a cluster may share one.";
+    data_dir: String = "", Served, "Folder of this member's data; empty means ${name}.etcd.";
+    wal_dir: String = "", Served, "Folder of the raft log; empty means member/wal in the data folder.";
+    snapshot_count: u64 = "10000", Served, "Applied entries between two raft snapshots.";
+    snapshot_catchup_entries: u64 = "5000", Served, "Entries kept behind a snapshot for slow followers.";
+    heartbeat_interval: u64 = "100", Served, "Milliseconds between two heartbeats of the leader.";
+    election_timeout: u64 = "1000", Served, "Milliseconds without a leader before an election; at least 5 heartbeats.";
+    initial_election_tick_advance: bool = "true", Served, "Skip most of the first election timeout at start.";
+    listen_peer_urls: Vec<Url> = "http://localhost:2380", Served, "URLs to listen on for the other members.";
+    listen_client_urls: Vec<Url> = "http://localhost:2379", Served, "URLs to listen on for clients.";
+    listen_client_http_urls: Vec<Url> = "", Served, "URLs to listen on for HTTP clients; --listen-client-urls then serve gRPC only.";
+    max_snapshots: u64 = "5", Served, "Snapshot files to keep, 0 for all. Deprecated.";
+    max_wals: u64 = "5", Served, "Files of the raft log to keep, 0 for all.";
+    quota_backend_bytes: i64 = "0", Served, "Size of the store that raises alarm NOSPACE; 0 means 2 GiB, less than 0 no limit.";
+    backend_bbolt_freelist_type: String = "", Inert(NO_BBOLT), "Kept for scripts; the store has no bbolt freelist.";
+    backend_batch_interval: Duration = "0s", Inert(NO_BBOLT), "Kept for scripts; the store commits with every batch.";
+    backend_batch_limit: i64 = "0", Inert(NO_BBOLT), "Kept for scripts; the store commits with every batch.";
+    max_txn_ops: u64 = "128", Served, "Operations allowed in one transaction.";
+    max_request_bytes: u64 = "1572864", Served, "Size of the largest request accepted.";
+    max_concurrent_streams: u32 = "4294967295", Served, "Calls a client may have open on one connection.";
+    grpc_keepalive_min_time: Duration = "5s", Inert(PINGS), "Shortest time between two pings of a client.";
+    grpc_keepalive_interval: Duration = "2h0m0s", Served, "Silence after which the server pings a client, 0 for never.";
+    grpc_keepalive_timeout: Duration = "20s", Served, "Time to wait for the answer to a ping, 0 for ever.";
+    socket_reuse_port: bool = "false", Served, "Set SO_REUSEPORT on listeners.";
+    socket_reuse_address: bool = "false", Served, "Set SO_REUSEADDR on listeners (always set).";
+    raft_read_timeout: Duration = "5s", Inert(RAFT_STREAMS), "Read timeout of connections between members.";
+    raft_write_timeout: Duration = "5s", Inert(RAFT_STREAMS), "Write timeout of connections between members.";
+    memory_mlock: bool = "false", Inert(NO_BBOLT), "Kept for scripts; the store maps no file into memory.";
+    bootstrap_defrag_threshold_megabytes: u64 = "0", Inert(NO_DEFRAG), "Kept for scripts; the store needs no defragmentation.";
+    max_learners: i64 = "1", Served, "Learners a cluster may have; the same on every member.";
+}
+"Clustering" {
+    initial_advertise_peer_urls: Vec<Url> = "http://localhost:2380", Served, "Peer URLs the other members are told.";
+    initial_cluster: String = "", Served, "Members to bootstrap with, as name=URL,name=URL; empty means this member alone.";
+    initial_cluster_state: ClusterState = "new", Served, "'new' to found a cluster, 'existing' to join one; ignored once there is data.";
+    initial_cluster_token: String = "etcd-cluster", Served, "Tells apart clusters with equal members.";
+    advertise_client_urls: Vec<Url> = "http://localhost:2379", Served, "Client URLs clients are told; needed with --listen-client-urls.";
+    discovery_endpoints: Vec<String> = "", Missing(DISCOVERY), "Endpoints of the discovery service.";
+    discovery_token: String = "", Missing(DISCOVERY), "Token of the cluster at the discovery service.";
+    discovery_dial_timeout: Duration = "2s", Missing(DISCOVERY), "Time to connect to the discovery service.";
+    discovery_request_timeout: Duration = "5s", Missing(DISCOVERY), "Time for a request to the discovery service.";
+    discovery_keepalive_time: Duration = "2s", Missing(DISCOVERY), "Time between pings to the discovery service.";
+    discovery_keepalive_timeout: Duration = "6s", Missing(DISCOVERY), "Time for its answer.";
+    discovery_insecure_transport: bool = "true", Missing(DISCOVERY), "Reach the discovery service without TLS.";
+    discovery_insecure_skip_tls_verify: bool = "false", Missing(DISCOVERY), "Do not verify the discovery service's certificate.";
+    discovery_cert: String = "", Missing(DISCOVERY), "Client certificate for the discovery service.";
+    discovery_key: String = "", Missing(DISCOVERY), "Its key.";
+    discovery_cacert: String = "", Missing(DISCOVERY), "CA of the discovery service.";
+    discovery_user: String = "", Missing(DISCOVERY), "User at the discovery service.";
+    discovery_password: String = "", Missing(DISCOVERY), "Its password.";
+    discovery_fallback: DiscoveryFallback = "exit", Served, "What to do when discovery fails: only 'exit' is left.";
+    discovery_srv: String = "", Missing(DISCOVERY), "DNS domain whose SRV records name the members.";
+    discovery_srv_name: String = "", Missing(DISCOVERY), "Suffix of the SRV records' service name.";
+    strict_reconfig_check: bool = "true", Served, "Refuse member changes that could cost the quorum.";
+    pre_vote: bool = "true", Served, "Ask before disturbing a cluster with an election.";
+    auto_compaction_retention: String = "0", Served, "History to keep: hours or a duration, or revisions; 0 keeps all.";
+    auto_compaction_mode: String = "periodic", Served, "What --auto-compaction-retention counts: 'periodic' time or 'revision's.";
+    v2_deprecation: V2Deprecation = "write-only", Served, "Accepted and ignored. Deprecated.";
+}
+"Security" {
+    cert_file: String = "", Missing(TLS), "Certificate of the client ports.";
+    key_file: String = "", Missing(TLS), "Its key.";
+    client_cert_file: String = "", Missing(TLS), "Certificate this member shows when it dials its own client port.";
+    client_key_file: String = "", Missing(TLS), "Its key.";
+    client_cert_auth: bool = "false", Missing(TLS), "Ask clients for a certificate.";
+    client_crl_file: String = "", Missing(TLS), "Revoked client certificates.";
+    client_cert_allowed_hostname: Vec<String> = "", Missing(TLS), "Host names client certificates may bear.";
+    trusted_ca_file: String = "", Missing(TLS), "CA of client certificates.";
+    auto_tls: bool = "false", Missing(TLS), "Make a self-signed certificate for the client ports.";
+    peer_cert_file: String = "", Missing(TLS), "Certificate of the peer ports.";
+    peer_key_file: String = "", Missing(TLS), "Its key.";
+    peer_client_cert_file: String = "", Missing(TLS), "Certificate this member shows to other members.";
+    peer_client_key_file: String = "", Missing(TLS), "Its key.";
+    peer_client_cert_auth: bool = "false", Missing(TLS), "Ask members for a certificate.";
+    peer_trusted_ca_file: String = "", Missing(TLS), "CA of members' certificates.";
+    peer_auto_tls: bool = "false", Missing(TLS), "Make a self-signed certificate for the peer ports.";
+    peer_crl_file: String = "", Missing(TLS), "Revoked members' certificates.";
+    peer_cert_allowed_cn: Vec<String> = "", Missing(TLS), "Common names members' certificates may bear.";
+    peer_cert_allowed_hostname: Vec<String> = "", Missing(TLS), "Host names members' certificates may bear.";
+    peer_skip_client_san_verification: bool = "false", Missing(TLS), "Do not compare a member's address with its certificate.";
+    self_signed_cert_validity: u64 = "1", Missing(TLS), "Years a self-signed certificate is valid.";
+    cipher_suites: Vec<String> = "", Missing(TLS), "Cipher suites allowed with TLS 1.2.";
+    tls_min_version: String = "TLS1.2", Missing(TLS), "Lowest TLS version: TLS1.2 or TLS1.3.";
+    tls_max_version: String = "", Missing(TLS), "Highest TLS version: TLS1.2 or TLS1.3.";
+    cors: NameSet = "*", Served, "Origins that scripts in browsers may come from; * or empty for all.";
+    host_whitelist: NameSet = "*", Served, "Host names that plain HTTP requests may be for; * or empty for all.";
+}
+"Auth" {
+    auth_token: String = "simple", Missing(AUTH), "Kind of token: 'simple', or 'jwt' with its options.";
+    bcrypt_cost: u64 = "10", Missing(AUTH), "Cost of hashing a password.";
+    auth_token_ttl: u64 = "300", Missing(AUTH), "Seconds a simple token lives.";
+}
+"Monitoring" {
+    enable_pprof: bool = "false", Missing(PPROF), "Serve Go profiles under /debug/pprof/.";
+    metrics: String = "basic", Served, "'extensive' also measures how long gRPC calls take.";
+    listen_metrics_urls: Vec<Url> = "", Served, "Further URLs to serve /metrics and health on.";
+}
+"Logging" {
+    logger: String = "zap", Served, "Format family of the log; there is only 'zap'.";
+    log_outputs: Vec<String> = "default", Served, "Where log lines go: default (stderr), stderr, stdout, or paths of files.";
+    log_level: String = "info", Served, "Least level to log: debug, info, warn, error, panic or fatal.";
+    log_format: String = "json", Served, "'json' or 'console'.";
+    enable_log_rotation: bool = "false", Missing(ROTATION), "Rotate the log file.";
+    log_rotation_config_json: String = "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Missing(ROTATION), "How to rotate it.";
+}
+"Distributed tracing" {
+    enable_distributed_tracing: bool = "false", Missing(TRACING), "Send OpenTelemetry traces.";
+    distributed_tracing_address: String = "localhost:4317", Missing(TRACING), "Address of the collector.";
+    distributed_tracing_service_name: String = "etcd", Missing(TRACING), "Service name of the traces.";
+    distributed_tracing_instance_id: String = "", Missing(TRACING), "Instance id of the traces.";
+    distributed_tracing_sampling_rate: i64 = "0", Missing(TRACING), "Traces kept of a million.";
+}
+"Gateway" {
+    enable_grpc_gateway: bool = "true", Served, "Serve the JSON gateway under /v3/.";
+}
+"Checks" {
+    corrupt_check_time: Duration = "0s", Served, "Time between comparisons of the members' data, 0 for never.";
+    compact_hash_check_time: Duration = "1m0s", Served, "Time between comparisons of the hashes taken at compactions.";
+    downgrade_check_time: Duration = "5s", Served, "Time between looks at a running downgrade.";
+}
+"Tuning" {
+    compaction_batch_limit: i64 = "0", Inert(NO_BATCHES), "Kept for scripts; compaction has no batches.";
+    compaction_sleep_interval: Duration = "0s", Inert(NO_BATCHES), "Kept for scripts; compaction has no batches.";
+    watch_progress_notify_interval: Duration = "0s", Served, "Time between progress notifications of an idle watch, 0 for 10m.";
+    warning_apply_duration: Duration = "100ms", Served, "An apply that takes longer is logged.";
+    warning_unary_request_duration: Duration = "300ms", Served, "A request that takes longer is logged.";
+}
+"Unsafe" {
+    unsafe_no_fsync: bool = "false", Served, "Do not wait for the disk. Loses data.";
+    force_new_cluster: bool = "false", Missing(PEERS), "Make a cluster of one member from this data.";
+}
+"Features" {
+    feature_gates: Gates = "", Served, "Feature gates, as name=true,name=false.";
+}
+"Process" {
+    config_file: String = "", Missing("pass the settings as flags or ETCD_* variables"), "File of settings that takes the place of flags and environment.";
+    strict_flags: bool = "false", Served, "Refuse flags of earlier releases instead of mapping them to today's.";
+    version: bool = "false", Served, "Print the version and exit.";
+}
+}

@@ -1,0 +1,172 @@
+//! The etcd server program: flags and environment in, one configuration out, start, stop.
+//!
+//! Exit codes are etcd's: 2 for a command line that can't be read, and for a panic; 1 for settings
+//! that make no sense and for a start that fails. After a signal the process stops gracefully and then
+//! dies by that signal, as supervisors expect; as process 1 of a container it exits with 0.
+
+// The rim: this crate has clocks and files.
+#![allow(clippy::disallowed_methods)]
+
+mod config;
+mod flags;
+mod logging;
+mod systemd;
+
+use std::io::{Write, stderr, stdout};
+use std::net::{IpAddr, UdpSocket};
+use std::process::ExitCode;
+
+use server::config::{GIT_SHA, RUNTIME, VERSION, go_arch};
+use server::fields::json;
+use signal_hook::low_level::emulate_default_handler;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use config::Invalid;
+use flags::{Invocation, Note, Refusal, Settings, USAGE};
+use logging::Log;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let args: Vec<_> = std::env::args_os().map(lossy).collect();
+    let env: Vec<_> = std::env::vars_os()
+        .map(|(name, value)| (lossy(name), lossy(value)))
+        .collect();
+    match flags::parse(args.get(1..).unwrap_or_default(), &env) {
+        Ok(Invocation::Help) => {
+            let _ = stderr().write_all(USAGE.as_bytes());
+            let _ = stdout().write_all(flags::help().as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Version) => {
+            let _ = stdout().write_all(version().as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Serve(settings)) => serve(&settings, &args),
+        Err(refusal) => refuse(refusal, &args),
+    }
+}
+
+fn version() -> String {
+    let (os, arch) = (std::env::consts::OS, go_arch());
+    format!("etcd Version: {VERSION}\nGit SHA: {GIT_SHA}\nGo Version: {RUNTIME}\nGo OS/Arch: {os}/{arch}\n")
+}
+
+fn refuse(refusal: Refusal, args: &[String]) -> ExitCode {
+    match refusal {
+        Refusal::Usage(problem) => {
+            let _ = write!(stderr(), "{problem}\n{USAGE}");
+            ExitCode::from(2)
+        }
+        Refusal::Invalid { problem, notes } => {
+            Log::fallback().start();
+            log_call(&notes, args);
+            failed_to_verify(&problem)
+        }
+        Refusal::Conflict { ref flag, ref env } => {
+            Log::fallback().start();
+            let cure = format!("{env} and --{flag} both set this; unset {env}, or leave --{flag} out");
+            error!(level = "fatal", "environment-variable" = %env, flag = format!("--{flag}"), cure, "{refusal}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_call(notes: &[Note], args: &[String]) {
+    for note in notes {
+        note.log();
+    }
+    info!(args = json(args), "Running: ");
+}
+
+fn failed_to_verify(problem: &str) -> ExitCode {
+    warn!(error = problem, "failed to verify flags");
+    ExitCode::FAILURE
+}
+
+fn serve(settings: &Settings, args: &[String]) -> ExitCode {
+    let log = Log::new(&settings.flags);
+    let log_problem = log.as_ref().err().cloned();
+    log.unwrap_or_else(|_| Log::fallback()).start();
+    log_call(&settings.notes, args);
+    if let Some(problem) = log_problem {
+        return failed_to_verify(&problem);
+    }
+    let config = match config::build(settings, default_host) {
+        Ok(config) => config,
+        Err(invalid) => {
+            let code = failed_to_verify(&invalid.to_string());
+            if invalid == Invalid::AdvertiseClientMissing {
+                warn!(error = %invalid, "advertise client URLs are not set");
+            }
+            return code;
+        }
+    };
+    config::advise(settings, &config);
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(run(config)));
+    match ended {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(signal)) => die_by(signal),
+        Err(error) => {
+            error!(level = "fatal", error, "failed to start etcd");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the server until it ends by itself or a signal asks it to; tells which.
+async fn run(config: server::config::Config) -> Result<Option<SignalKind>, String> {
+    let mut caught = None;
+    let stop = async {
+        let (kind, name) = asked_to_stop().await;
+        info!(signal = name, "received signal; shutting down");
+        caught = Some(kind);
+        // Who asks twice is in a hurry.
+        tokio::spawn(async {
+            let (kind, _) = asked_to_stop().await;
+            die_by(kind);
+        });
+    };
+    server::run(config, || systemd::notify("READY=1"), stop)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(caught)
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn asked_to_stop() -> (SignalKind, &'static str) {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => signal.recv().await,
+            // Without a handler the signal does what it always does.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = wait(SignalKind::terminate()) => (SignalKind::terminate(), "terminated"),
+        _ = wait(SignalKind::interrupt()) => (SignalKind::interrupt(), "interrupt"),
+    }
+}
+
+/// Lets a signal do what it would have done without a handler. Process 1 is immune to it.
+fn die_by(signal: SignalKind) -> ExitCode {
+    if std::process::id() != 1 {
+        let _ = emulate_default_handler(signal.as_raw_value());
+    }
+    ExitCode::SUCCESS
+}
+
+/// The address that this machine's packets to the world come from. Nothing is sent: connecting a
+/// datagram socket only looks the route up, here to an address reserved for documentation.
+fn default_host() -> Option<IpAddr> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    socket.connect(("198.51.100.1", 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
