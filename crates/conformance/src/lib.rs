@@ -1,0 +1,52 @@
+//! The same calls against a real etcd and ours, answers compared.
+//!
+//! A *script* (`scripts/*.txt`) is a list of calls in the words of etcd's API, one a line, with the answers the
+//! real etcd gave recorded beneath them. For each script one fresh server of either kind is started, both are taken
+//! through the calls, and the answers are compared step by step:
+//!
+//! ```text
+//! put a 1 lease=7
+//! range a keys_only=true [keys-only-lease]
+//! ---
+//! put: NotFound "etcdserver: requested lease not found"
+//! range: revision=1 count=0 more=false
+//! ```
+//!
+//! * The real etcd must still say what is recorded, so the recordings can be trusted as documentation.
+//!   `UPDATE=1` rewrites them; the diff is what to review.
+//! * Ours must say the same. An answer is every field of every message, or the gRPC code with its text; only what
+//!   differs from run to run is masked (see [`answer`]): ids, raft's term and index, sizes, times.
+//! * Where etcd 3.7.1, which we are, is known to answer otherwise than the 3.5.30 we compare with, the step carries
+//!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
+//!   that no longer makes a difference fails.
+//!
+//! Three test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
+//! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load). The real etcd comes
+//! from `cargo xtask reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails.
+//!
+//! ```text
+//! cargo xtask reference                                            once
+//! cargo test -p conformance                                        everything
+//! cargo test -p conformance --test scripts a_range                 the scripts about ranges
+//! UPDATE=1 cargo test -p conformance --test scripts                what the real etcd says becomes the recording
+//! KEELSON_ETCD=target/reference/etcd cargo test -p conformance     the harness tries itself: no difference
+//! ```
+//!
+//! What is not here: clusters of several members, users, TLS.
+
+// This crate drives processes, sockets and files; the rules of the core are not for it.
+#![allow(clippy::disallowed_methods)]
+
+pub mod answer;
+pub mod call;
+pub mod cli;
+pub mod compare;
+pub mod crash;
+pub mod differences;
+pub mod harness;
+pub mod http;
+pub mod script;
+pub mod server;
+pub mod session;
+pub mod stream;
+pub mod tools;

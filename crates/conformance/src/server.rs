@@ -1,0 +1,254 @@
+//! One etcd process, real or ours, on free loopback ports with a folder of its own.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::http;
+
+/// How long a server may take to start or to stop. Both take well below a second; a loaded machine takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often to look whether a server is ready or gone.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A server process. Dropping it kills the process and removes the folder.
+#[derive(Debug)]
+pub struct Server {
+    program: PathBuf,
+    flags: Vec<String>,
+    folder: TempDir,
+    /// The three listeners, the same ones after every start.
+    pub ports: Ports,
+    child: Option<Child>,
+}
+
+/// The three ports of an etcd, all on 127.0.0.1.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// gRPC and HTTP for clients.
+    pub client: u16,
+    /// Raft.
+    pub peer: u16,
+    /// Metrics and health.
+    pub metrics: u16,
+}
+
+impl Server {
+    /// Starts a server on an empty folder and waits until it answers. `flags` come after the usual ones.
+    pub async fn start(program: &Path, flags: &[String]) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let (program, flags) = (program.to_owned(), flags.to_vec());
+        let mut server = Self {
+            program,
+            flags,
+            folder,
+            ports: Ports::free(),
+            child: None,
+        };
+        server.resume().await?;
+        Ok(server)
+    }
+
+    /// Like [`Server::start`], on a data folder made by somebody else, which is moved to the server's own place.
+    /// It was made for the peer URL of `ports`.
+    pub async fn start_on(program: &Path, data: &Path, ports: Ports) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let mut server = Self {
+            program: program.to_owned(),
+            flags: Vec::new(),
+            folder,
+            ports,
+            child: None,
+        };
+        fs::rename(data, server.data()).map_err(|e| format!("{}: {e}", data.display()))?;
+        server.resume().await?;
+        Ok(server)
+    }
+
+    /// Starts the process again after [`Server::stop`] or [`Server::kill`], on the same folder and ports.
+    pub async fn resume(&mut self) -> Result<(), String> {
+        self.spawn()?;
+        self.ready().await
+    }
+
+    /// Starts the process and does not wait for anything.
+    pub fn spawn(&mut self) -> Result<(), String> {
+        let Ports {
+            client,
+            peer,
+            metrics,
+        } = self.ports;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .map_err(|e| e.to_string())?;
+        let child = Command::new(&self.program)
+            .arg(format!("--name={NAME}"))
+            .arg(format!("--data-dir={}", self.data().display()))
+            .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
+            .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--initial-advertise-peer-urls={}", self.ports.peer_url()))
+            .arg(format!("--initial-cluster={}", self.ports.initial_cluster()))
+            .arg(format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(|e| format!("{}: {e}", self.program.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits for `/health` to say yes, which takes an elected leader and a read through it. Alarms do not count:
+    /// a server with one is as ready as it gets.
+    async fn ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.exited()? {
+                return Err(format!(
+                    "the server ended with {status}; its log ends with\n{}",
+                    self.last_words()
+                ));
+            }
+            match http::request(
+                self.ports.client,
+                "GET",
+                "/health?exclude=NOSPACE&exclude=CORRUPT",
+                "",
+            )
+            .await
+            {
+                Ok(response) if response.status == "200 OK" => return Ok(()),
+                _ => sleep(LOOK).await,
+            }
+        }
+        Err(format!(
+            "the server does not get ready; its log ends with\n{}",
+            self.last_words()
+        ))
+    }
+
+    /// Asks the process to end as a service manager does, and waits for it.
+    pub async fn stop(&mut self) -> Result<ExitStatus, String> {
+        let child = self.child.as_ref().ok_or("the server is not running")?;
+        kill_process(Pid::from_child(child), Signal::TERM).map_err(|e| e.to_string())?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.exited()? {
+                self.child = None;
+                return Ok(status);
+            }
+            sleep(LOOK).await;
+        }
+        Err("the server does not stop".into())
+    }
+
+    /// `kill -9`: what was not handed to the kernel is lost.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only for a process that is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn exited(&mut self) -> Result<Option<ExitStatus>, String> {
+        let child = self.child.as_mut().ok_or("the server is not running")?;
+        child.try_wait().map_err(|e| e.to_string())
+    }
+
+    /// `127.0.0.1:port` for clients.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.client)
+    }
+
+    /// A folder that lives as long as this server, for the files of a test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `text` with this server's addresses and folder replaced by names.
+    pub fn masked(&self, text: &str) -> String {
+        let Ports {
+            client,
+            peer,
+            metrics,
+        } = self.ports;
+        text.replace(&format!("127.0.0.1:{client}"), "CLIENT")
+            .replace(&format!("127.0.0.1:{peer}"), "PEER")
+            .replace(&format!("127.0.0.1:{metrics}"), "METRICS")
+            .replace(&*self.folder.path().to_string_lossy(), "FOLDER")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The member's name; not `default`, which both servers warn of.
+const NAME: &str = "m1";
+
+impl Ports {
+    /// Three ports nobody listens on. They are taken from below the range the kernel gives to outgoing connections
+    /// (32768 and up on Linux), so none can be taken away between this look and the server's start.
+    pub fn free() -> Self {
+        const FIRST: u32 = 20_000;
+        const COUNT: u32 = 12_000;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Test programs that run at the same time begin at different places.
+        let start = std::process::id() % (COUNT / 100) * 100;
+        let next = || loop {
+            let port = (FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT) as u16;
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        };
+        Self {
+            client: next(),
+            peer: next(),
+            metrics: next(),
+        }
+    }
+
+    /// The peer URL the member is known by.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+
+    /// The flag `--initial-cluster` for a cluster of this one member.
+    pub fn initial_cluster(&self) -> String {
+        format!("{NAME}={}", self.peer_url())
+    }
+
+    /// The member's name in that flag.
+    pub fn name(&self) -> &'static str {
+        NAME
+    }
+}

@@ -1,0 +1,151 @@
+//! The real etcdctl and etcdutl on the real etcd and on ours.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use conformance::harness::{self, Work};
+use conformance::server::{Ports, Server};
+use conformance::tools::Tools;
+use serde_json::Value;
+
+fn main() -> ExitCode {
+    let mut trials = harness::scripts("etcdctl");
+    let restore: Work = Box::new(a_real_etcd_runs_on_our_snapshot);
+    trials.push(("a_real_etcd_runs_on_our_snapshot".into(), restore));
+    harness::run(trials)
+}
+
+/// A backup of our server is checked and unpacked by the real etcdutl; the real etcd started on it has the same
+/// keys, history, leases and hash.
+fn a_real_etcd_runs_on_our_snapshot(tools: &Tools) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let ours = runtime.block_on(Server::start(&tools.ours, &[]))?;
+    let etcdctl = |server: &Server, words: &[&str]| {
+        let endpoint = format!("--endpoints={}", server.endpoint());
+        run(
+            &tools.etcdctl,
+            &[&[endpoint.as_str(), "--write-out=json"], words].concat(),
+        )
+    };
+
+    let lease = json(&etcdctl(&ours, &["lease", "grant", "5000"])?)?;
+    let lease = format!("{:x}", lease["ID"].as_i64().ok_or("no lease id")?);
+    for number in 0..80 {
+        etcdctl(
+            &ours,
+            &["put", &format!("k{:03}", number % 60), &format!("value {number}")],
+        )?;
+    }
+    etcdctl(&ours, &["put", "leased", "1", &format!("--lease={lease}")])?;
+    etcdctl(&ours, &["put", "large", &"x".repeat(100_000)])?;
+    etcdctl(&ours, &["del", "k010", "k030"])?;
+    run(
+        &tools.etcdctl,
+        &[&format!("--endpoints={}", ours.endpoint()), "compaction", "50"],
+    )?;
+    etcdctl(&ours, &["put", "last", "1"])?;
+
+    let backup = ours.folder().join("backup.db").display().to_string();
+    run(
+        &tools.etcdctl,
+        &[
+            &format!("--endpoints={}", ours.endpoint()),
+            "snapshot",
+            "save",
+            &backup,
+        ],
+    )?;
+    let status = json(&run(
+        &tools.etcdutl,
+        &["snapshot", "status", &backup, "--write-out=json"],
+    )?)?;
+    let current = json(&etcdctl(&ours, &["get", "missing"])?)?;
+    equal("revision", &status["revision"], &current["header"]["revision"])?;
+
+    let ports = Ports::free();
+    let restored = ours.folder().join("restored");
+    run(
+        &tools.etcdutl,
+        &[
+            "snapshot",
+            "restore",
+            &backup,
+            &format!("--data-dir={}", restored.display()),
+            &format!("--name={}", ports.name()),
+            &format!("--initial-advertise-peer-urls={}", ports.peer_url()),
+            &format!("--initial-cluster={}", ports.initial_cluster()),
+        ],
+    )?;
+    let real = runtime.block_on(Server::start_on(&tools.reference, &restored, ports))?;
+    for question in [
+        &["get", "", "--prefix"][..],
+        &["get", "", "--prefix", "--rev=70"],
+        &["get", "", "--prefix", "--rev=50"],
+        &["lease", "list"],
+        &["lease", "timetolive", &lease, "--keys"],
+        &["endpoint", "hashkv"],
+        &["endpoint", "hashkv", "--rev=70"],
+    ] {
+        let [ours, real] =
+            [&ours, &real].map(|server| etcdctl(server, question).and_then(|text| json(&text)));
+        equal(&question.join(" "), &without_place(ours?), &without_place(real?))?;
+    }
+    Ok(())
+}
+
+/// Runs a tool and returns what it prints.
+fn run(program: &Path, words: &[&str]) -> Result<String, String> {
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(format!(
+            "{} {}: {}",
+            program.display(),
+            words.join(" "),
+            text(&output.stderr)
+        )),
+    }
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|e| format!("{e}: {text}"))
+}
+
+/// An answer without what tells one server from the other.
+fn without_place(mut answer: Value) -> Value {
+    const PLACE: [&str; 6] = [
+        "cluster_id",
+        "member_id",
+        "raft_term",
+        "Endpoint",
+        "hash_revision",
+        "ttl",
+    ];
+    match &mut answer {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !PLACE.contains(&name.as_str()));
+            fields
+                .values_mut()
+                .for_each(|value| *value = without_place(value.take()));
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| *item = without_place(item.take())),
+        _ => {}
+    }
+    answer
+}
+
+fn equal(what: &str, left: &Value, right: &Value) -> Result<(), String> {
+    match left == right {
+        true => Ok(()),
+        false => Err(format!("{what}: {left} and {right}")),
+    }
+}
