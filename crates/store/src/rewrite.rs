@@ -12,7 +12,7 @@
 //! Recovery can tell from the records themselves that a put is dead, as long as it finds what came after it. But when a
 //! key's tombstone is dropped while an older put of the key remains, in an older segment that is not worth rewriting,
 //! the put would come back to life. So a job that drops tombstones leaves a *dead checkpoint*: the bits of all
-//! segments.
+//! segments, taken at one moment: a checkpoint that marks a tombstone marks the puts before it.
 //!
 //! The commit of a compaction is synced before the segments it made shrink are replaced. Otherwise a crash could bring
 //! back a store that is not yet compacted, but has lost what it should still have.
@@ -170,9 +170,16 @@ impl Writer {
             number(inputs[0].segment.id).expect("only a job removes segments, and there is one at a time");
         let range = start..start + inputs.len();
         let dead = job.drops_tombstones.then(|| {
-            let sealed = Arc::clone(&store.state.read().sealed);
-            let others = sealed.iter().enumerate().filter(|(i, _)| !range.contains(i));
-            others.filter_map(|(_, segment)| segment.dead_changes()).collect()
+            // Held, so that no change dies in between: a tombstone must not be marked without the puts before it,
+            // wherever they are.
+            let state = store.state.read();
+            for rev in state.rewriting.iter().flat_map(|meanwhile| &meanwhile.dead) {
+                output.forget(*rev);
+            }
+            let before = state.sealed[..range.start].iter().map(|segment| &**segment);
+            let after = state.sealed[range.end..].iter().map(|segment| &**segment);
+            let all = before.chain([&output]).chain(after);
+            all.filter_map(Segment::dead_changes).collect()
         });
         let dead = dead
             .filter(|segments: &Vec<_>| !segments.is_empty())
