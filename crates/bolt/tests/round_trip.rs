@@ -99,7 +99,10 @@ fn a_bucket_whose_only_leaf_overflows_has_its_root_at_the_leafs_first_page() {
 #[test]
 fn keys_longer_than_a_page_still_come_to_a_root() {
     let long = |number: u8| (vec![number; 9000], vec![number]);
-    check(&vec![("authUsers", (0..9).map(long).collect()), ("key", entries(300, 50))]);
+    check(&vec![
+        ("authUsers", (0..9).map(long).collect()),
+        ("key", entries(300, 50)),
+    ]);
 }
 
 #[test]
