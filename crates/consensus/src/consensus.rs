@@ -163,6 +163,17 @@ struct Held {
     message: Message,
 }
 
+/// A leader is gone, and the voters that are left try their luck in turn, each in ticks of its own, so
+/// that they do not split the vote.
+struct Succession {
+    /// Ticks until it is this member's turn.
+    wait: usize,
+    /// Ticks from one turn to the next: as many as there are candidates.
+    round: usize,
+    /// Turns left; then the election timeout is all there is again.
+    turns: usize,
+}
+
 /// One raft participant. See the crate's documentation for how to drive it.
 pub struct Consensus {
     node: RawNode<Log>,
@@ -176,6 +187,8 @@ pub struct Consensus {
     reads: Reads,
     /// Read requests that came before the first commit of this leader's term.
     early_reads: Vec<eraftpb::Message>,
+    /// This member's turns to follow a leader that is gone.
+    succession: Option<Succession>,
     /// The leader's call to campaign at once, until the disk allows it.
     timeout_now: Option<eraftpb::Message>,
     /// Followers that have [`INFLIGHT_BYTES_MAX`] under way.
@@ -232,6 +245,7 @@ impl Consensus {
             commit_seen: 0,
             reads,
             early_reads: Vec::new(),
+            succession: None,
             timeout_now: None,
             throttled: BTreeSet::new(),
             appending: VecDeque::new(),
@@ -263,6 +277,10 @@ impl Consensus {
         }
         self.node.tick();
         self.settle();
+        if let Some(succession) = &mut self.succession {
+            succession.wait = succession.wait.saturating_sub(1);
+        }
+        self.try_to_succeed();
     }
 
     /// Takes a message from another member.
@@ -375,6 +393,27 @@ impl Consensus {
         }
     }
 
+    /// The leader is gone: not merely silent, its machine says that nobody listens there. So this member
+    /// does not wait for its election timeout, nor keep others from asking for votes. Should the leader
+    /// live after all, a majority that hears from it refuses (pre-vote, thesis §9.6).
+    pub fn leader_lost(&mut self, leader: MemberId) {
+        if self.leadership.leader != Some(leader) || self.is_leader() {
+            return;
+        }
+        self.node.raft.leader_id = raft::INVALID_ID;
+        let voters = self.conf_state().voters;
+        let candidates: Vec<u64> = voters.into_iter().filter(|id| *id != leader.0).collect();
+        self.settle();
+        if let Some(place) = candidates.iter().position(|id| *id == self.config.id.0) {
+            self.succession = Some(Succession {
+                wait: place,
+                round: candidates.len(),
+                turns: (self.config.election_tick / candidates.len()).max(1),
+            });
+            self.try_to_succeed();
+        }
+    }
+
     /// A message to this member was lost. Replication to it slows down until it answers.
     pub fn report_unreachable(&mut self, id: MemberId) {
         self.node.report_unreachable(id.0);
@@ -415,6 +454,7 @@ impl Consensus {
         }
         self.release_held();
         self.settle();
+        self.try_to_succeed();
     }
 
     /// Takes a configuration change into effect, when the entry at `index` that holds it is applied. Not
@@ -593,6 +633,19 @@ impl Consensus {
         self.node.raft.state == StateRole::Leader
     }
 
+    /// Campaigns if it is this member's turn to follow a leader that is gone.
+    fn try_to_succeed(&mut self) {
+        let may_campaign = self.may_campaign();
+        let Some(succession) = self.succession.as_mut().filter(|it| it.wait == 0 && may_campaign) else {
+            return;
+        };
+        (succession.wait, succession.turns) = (succession.round, succession.turns - 1);
+        if succession.turns == 0 {
+            self.succession = None;
+        }
+        self.campaign();
+    }
+
     /// All of the log is durable and installed, and nothing that bears on an election is under way to
     /// the disk.
     fn may_campaign(&self) -> bool {
@@ -650,6 +703,9 @@ impl Consensus {
             self.reads.clear();
             self.early_reads.clear();
             self.timeout_now = None;
+            if now.leader.is_some() {
+                self.succession = None;
+            }
             if (now.term, now.role) != (before.term, before.role) {
                 self.draw_election_timeout();
             }

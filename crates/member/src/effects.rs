@@ -74,6 +74,8 @@ pub enum Input {
     },
     /// A message to this member was lost.
     Unreachable(MemberId),
+    /// This member's process is gone: its machine refuses connections. If it led, its place is free.
+    Gone(MemberId),
     /// A snapshot has been sent, or not.
     SnapshotSent {
         /// Its receiver.

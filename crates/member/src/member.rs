@@ -131,6 +131,7 @@ impl Member {
             }
             Input::TransferLeader { ticket, to } => self.transfer_leader(ticket, to),
             Input::Unreachable(id) => self.raft.report_unreachable(id),
+            Input::Gone(id) => self.raft.leader_lost(id),
             Input::SnapshotSent { to, arrived } => self.raft.report_snapshot(to, arrived),
             Input::Stop => self.stop(),
         }

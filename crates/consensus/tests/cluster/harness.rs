@@ -661,6 +661,7 @@ impl Cluster {
                 self.change(id, &conf_change(kind, other, b"by chance"));
             }
             3 if self.chance.one_in(4) => self.raft(id).transfer_leader(MemberId(other)),
+            4 if self.chance.one_in(2) => self.raft(id).leader_lost(MemberId(other)),
             4..=9 => {
                 self.propose(id);
             }

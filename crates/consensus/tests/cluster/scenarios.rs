@@ -236,6 +236,40 @@ mod elections {
     use super::*;
 
     #[test]
+    fn a_leader_that_is_gone_is_followed_without_waiting() {
+        let mut cluster = Cluster::new(3, 0, 23);
+        let leader = cluster.elect();
+        cluster.settle();
+        cluster.crash(leader);
+        for id in cluster.ids() {
+            if id != leader {
+                cluster.raft(id).leader_lost(MemberId(leader));
+            }
+        }
+        // No tick, so no election timeout.
+        cluster.settle();
+        let next = cluster.leader().expect("the first in line was elected");
+        assert_ne!(next, leader);
+    }
+
+    #[test]
+    fn one_member_that_does_not_see_the_leader_gets_no_votes_while_it_lives() {
+        let mut cluster = Cluster::new(3, 0, 24);
+        let leader = cluster.elect();
+        cluster.settle();
+        let term = cluster.raft(leader).status().leadership.term;
+        let other = cluster
+            .ids()
+            .into_iter()
+            .find(|id| *id != leader)
+            .expect("there are three");
+        cluster.raft(other).leader_lost(MemberId(leader));
+        cluster.settle();
+        assert_eq!(cluster.leader(), Some(leader));
+        assert_eq!(cluster.raft(leader).status().leadership.term, term);
+    }
+
+    #[test]
     fn leadership_moves_to_the_member_it_is_given_to() {
         let mut cluster = Cluster::new(3, 0, 1);
         for _ in 0..6 {
