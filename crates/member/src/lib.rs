@@ -12,6 +12,7 @@
 //!   go when the state machine has applied far enough. A lone voter needs no question.
 //! * **Leases** run out on a leader that has applied an entry of its own term, and nowhere else:
 //!   [`Effects::lessor`].
+//! * **A disk that hangs** costs a leader its place: it hands over to a follower that can write.
 //! * **Removed members** are not spoken to any more.
 //!
 //! # A driver

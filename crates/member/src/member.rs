@@ -32,19 +32,23 @@ pub struct Config {
     pub request_timeout_ms: u64,
     /// Entries kept in memory before a snapshot, for followers that lag.
     pub snapshot_catchup_entries: u64,
+    /// How long a leader waits for its own disk before it hands over, in milliseconds.
+    pub disk_patience_ms: u64,
     /// Who has been a member and is not to be spoken to again.
     pub removed: BTreeSet<MemberId>,
 }
 
 impl Config {
     /// etcd's settings: five seconds and two election timeouts for a request (`tick_ms` is the
-    /// heartbeat interval), 5000 entries to catch up.
+    /// heartbeat interval), 5000 entries to catch up. A disk is given an election timeout: a Go leader
+    /// sends no heartbeats while it waits for its disk, and is deposed after as long.
     pub fn new(raft: consensus::Config, tick_ms: u64) -> Self {
         let election_timeout_ms = raft.election_tick as u64 * tick_ms;
         Config {
             raft,
             request_timeout_ms: 5000 + 2 * election_timeout_ms,
             snapshot_catchup_entries: 5000,
+            disk_patience_ms: election_timeout_ms,
             removed: BTreeSet::new(),
         }
     }
@@ -74,6 +78,8 @@ pub struct Member {
     proposal_bytes: usize,
     reads: Reads,
     transfers: Vec<Transfer>,
+    /// Appends handed out and not yet durable, and since when.
+    appending: VecDeque<(u64, u64)>,
     leadership: Leadership,
     leader_since_ms: Option<u64>,
     /// The term for which the lessor was promoted.
@@ -98,6 +104,7 @@ impl Member {
             proposal_bytes: 0,
             reads: Reads::default(),
             transfers: Vec::new(),
+            appending: VecDeque::new(),
             leadership,
             leader_since_ms: None,
             primary_in: None,
@@ -120,7 +127,11 @@ impl Member {
             }
             Input::Propose(proposals) => proposals.into_iter().for_each(|it| self.admit(it)),
             Input::ReadIndex { ticket } => self.admit_read(ticket),
-            Input::Persisted(number) => self.raft.persisted(number),
+            Input::Persisted(number) => {
+                let durable = self.appending.partition_point(|(append, _)| *append <= number);
+                self.appending.drain(..durable);
+                self.raft.persisted(number);
+            }
             Input::Applied { index, conf_changes } => self.applied(index, &conf_changes),
             Input::Installed { index, removed } => {
                 self.config.removed.extend(removed);
@@ -180,6 +191,8 @@ impl Member {
         self.reads.release(self.raft.status().applied, &mut effects.reads);
         self.published = self.status();
         effects.status = self.published;
+        let appending = raft.append.as_ref().map(|append| (append.number, self.now_ms));
+        self.appending.extend(appending);
         effects.append = raft.append;
         effects.send = raft.send;
         effects.send_snapshots = raft.send_snapshots;
@@ -220,6 +233,7 @@ impl Member {
 
     fn tick(&mut self) {
         self.raft.tick();
+        self.hand_over_if_disk_hangs();
         let now_ms = self.now_ms;
         self.reads.tick(&mut self.raft, now_ms, &mut self.due.reads);
         let late = self
@@ -350,6 +364,26 @@ impl Member {
             return;
         };
         self.due.transfers.push((ticket, outcome));
+    }
+
+    /// A leader that cannot write its log commits what the others have, but applies and acknowledges
+    /// nothing. One of those that can had better lead.
+    fn hand_over_if_disk_hangs(&mut self) {
+        let hangs = self
+            .appending
+            .front()
+            .is_some_and(|(_, since)| self.now_ms - since >= self.config.disk_patience_ms);
+        if !hangs || self.raft.status().transferring_to.is_some() {
+            return;
+        }
+        let own = self.config.raft.id;
+        // Nobody, unless this member leads.
+        let others = self.raft.progress().into_iter().filter(|(id, progress)| {
+            *id != own && !progress.learner && progress.recently_active && !progress.awaits_snapshot
+        });
+        if let Some((successor, _)) = others.max_by_key(|(_, progress)| progress.matched) {
+            self.raft.transfer_leader(successor);
+        }
     }
 
     fn stop(&mut self) {

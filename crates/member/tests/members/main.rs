@@ -663,3 +663,34 @@ fn messages_that_make_no_sense_are_reported_and_do_no_harm() {
     world.settle();
     assert!(world.outcome(leader, ticket).is_some_and(|it| it.is_ok()));
 }
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over() {
+    let (mut world, leader) = World::led(3, 0);
+    world.at(leader).disk_stops = true;
+    world.propose(leader, 1);
+    world.ticks(9);
+    assert_eq!(world.leader(), Some(leader), "a slow disk is no reason");
+    world.ticks(3);
+    let next = world.leader().expect("another one leads");
+    assert_ne!(next, leader);
+    world.propose(next, 2);
+    world.ticks(1);
+    assert_eq!(world.times_applied(next, 2), 1);
+    world.at(leader).disk_stops = false;
+    world.ticks(2);
+    assert_eq!(world.times_applied(leader, 1), 1);
+    assert_eq!(world.times_applied(leader, 2), 1);
+}
+
+#[test]
+fn a_lone_leader_whose_disk_hangs_has_nobody_to_hand_over_to() {
+    let (mut world, leader) = World::led(1, 0);
+    world.at(leader).disk_stops = true;
+    world.propose(leader, 1);
+    world.ticks(30);
+    assert_eq!(world.leader(), Some(leader));
+    world.at(leader).disk_stops = false;
+    world.ticks(1);
+    assert_eq!(world.times_applied(leader, 1), 1);
+}

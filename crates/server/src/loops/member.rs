@@ -7,9 +7,9 @@
 //! A round is short and often all that stands between two threads that are awake anyway, so the member
 //! has no thread of its own to wake: **whoever brings news runs the round**, unless somebody is at it,
 //! who then runs another. A lone put is proposed by the connection that received it, and committed by
-//! the log's thread once that has synced it. While an append is on its way to the disk, proposals are
-//! only left in the inbox: the round that learns of the sync takes them all as one, which is group
-//! commit without a timer. A thread of the clock runs a round a tick.
+//! the log's thread once that has synced it. While an append of the leader is on its way to the disk,
+//! proposals are only left in the inbox: the round that learns of the sync takes them all as one, which is
+//! group commit without a timer. A thread of the clock runs a round a tick.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use consensus::{RestoreError, Restored, Role};
 use lease::Lessor;
 use member::{Effects, Input, Payload, Proposal, Status, Ticket};
 use parking_lot::Mutex;
-use proto::raftpb::{ConfChangeV2, Entry, SnapshotMetadata};
+use proto::raftpb::{ConfChangeV2, Entry, Message, SnapshotMetadata};
 use tokio::sync::oneshot;
 use types::{ErrorKind, Index, MemberId};
 
@@ -67,6 +67,19 @@ pub enum Order {
     },
     /// A raft snapshot is saved.
     Snapshotted(SnapshotMetadata),
+    /// From another member.
+    Message(Message),
+    /// A message to this member was lost.
+    Unreachable(MemberId),
+    /// This member's machine refuses connections where it should listen.
+    Gone(MemberId),
+    /// A snapshot has been sent, or not.
+    SnapshotSent {
+        /// Its receiver.
+        to: MemberId,
+        /// Whether it arrived.
+        arrived: bool,
+    },
 }
 
 /// Those a round speaks to.
@@ -89,9 +102,10 @@ type Reader = oneshot::Sender<Result<Index, ErrorKind>>;
 pub struct Member {
     inbox: Inbox<Order>,
     rounds: Mutex<Rounds>,
-    /// Whether an append is on its way to the disk. Stored before the inbox is looked at for the last
-    /// time in a round, and read after an order was put there: one of the two sees the other.
-    is_appending: AtomicBool,
+    /// Whether proposals are to wait: this member leads, and an append is on its way to the disk.
+    /// Stored before the inbox is looked at for the last time in a round, and read after an order was put
+    /// there: one of the two sees the other.
+    is_gathering: AtomicBool,
     tick: Duration,
 }
 
@@ -161,7 +175,7 @@ impl Member {
         Ok(Arc::new(Member {
             inbox: Inbox::new(ORDERS_MAX),
             rounds: Mutex::new(rounds),
-            is_appending: AtomicBool::new(false),
+            is_gathering: AtomicBool::new(false),
             tick: config.tick,
         }))
     }
@@ -170,7 +184,7 @@ impl Member {
     pub fn submit(&self, order: Order) -> Result<(), Refused<Order>> {
         let waits_for_disk = matches!(order, Order::Propose { .. });
         self.inbox.try_push(order)?;
-        if !(waits_for_disk && self.is_appending.load(Ordering::SeqCst)) {
+        if !(waits_for_disk && self.is_gathering.load(Ordering::SeqCst)) {
             self.run_round();
         }
         Ok(())
@@ -213,8 +227,9 @@ impl Member {
                 return;
             };
             rounds.run(self);
-            self.is_appending
-                .store(rounds.appended > rounds.persisted, Ordering::SeqCst);
+            let leads = rounds.status.role == Role::Leader;
+            self.is_gathering
+                .store(leads && rounds.appended > rounds.persisted, Ordering::SeqCst);
             drop(rounds);
             if self.inbox.is_empty() {
                 return;
@@ -285,6 +300,10 @@ impl Rounds {
                 conf_changes: vec![(index, change)],
             },
             Order::Snapshotted(snapshot) => Input::SnapshotDone(snapshot),
+            Order::Message(message) => Input::Message(message),
+            Order::Unreachable(id) => Input::Unreachable(id),
+            Order::Gone(id) => Input::Gone(id),
+            Order::SnapshotSent { to, arrived } => Input::SnapshotSent { to, arrived },
         };
         self.member.step(now_ms, input);
     }
