@@ -364,8 +364,8 @@ impl Node {
     fn order(&self, order: Order) -> Result<(), ErrorKind> {
         match self.member.submit(order) {
             Ok(()) => Ok(()),
-            Err(Refused::Full(_)) => Err(ErrorKind::TooManyRequests),
-            Err(Refused::Closed(_)) => Err(ErrorKind::Stopped),
+            Err(Refused::Full) => Err(ErrorKind::TooManyRequests),
+            Err(Refused::Closed) => Err(ErrorKind::Stopped),
         }
     }
 }

@@ -181,7 +181,7 @@ impl Member {
     }
 
     /// Takes an order from outside, unless too many wait.
-    pub fn submit(&self, order: Order) -> Result<(), Refused<Order>> {
+    pub fn submit(&self, order: Order) -> Result<(), Refused> {
         let waits_for_disk = matches!(order, Order::Propose { .. });
         self.inbox.try_push(order)?;
         if !(waits_for_disk && self.is_gathering.load(Ordering::SeqCst)) {
