@@ -21,6 +21,10 @@ pub struct Proposal {
     pub payload: Payload,
     /// Whether it is let in up to a higher backlog: revocations of leases, which make room.
     pub urgent: bool,
+    /// Only while this member leads in this term; otherwise it is refused with `NotPrimary` and never
+    /// forwarded to another leader. For what a leader concludes from its own clock: a leader that slept
+    /// through an election must not have leases revoked that others have renewed (etcd issue 15247).
+    pub only_in: Option<Term>,
 }
 
 /// What can be put into the log.

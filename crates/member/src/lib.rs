@@ -28,7 +28,7 @@
 //! # let restored = Restored { hard_state, entries: vec![entry], ..Restored::default() };
 //! # let config = Config::new(consensus::Config::new(types::MemberId(1), 10, 42), 100);
 //! let mut member = Member::new(config, restored).expect("a new cluster of one");
-//! let request = Proposal { id: 1, payload: Payload::Request("put".into()), urgent: false };
+//! let request = Proposal { id: 1, payload: Payload::Request("put".into()), urgent: false, only_in: None };
 //! let mut inputs = vec![Input::Propose(vec![request]), Input::ReadIndex { ticket: Ticket(7) }];
 //! let (mut applied, mut reads) = (Vec::new(), Vec::new());
 //! while !inputs.is_empty() {

@@ -294,7 +294,13 @@ impl Member {
         }
         self.proposal_bytes = 0;
         let mut requests: Vec<Bytes> = Vec::with_capacity(self.proposals.len());
+        let leads_in = (self.raft.status().leadership.role == Role::Leader)
+            .then_some(self.raft.status().leadership.term);
         for Waiting { proposal, .. } in mem::take(&mut self.proposals) {
+            if proposal.only_in.is_some() && proposal.only_in != leads_in {
+                self.due.refused.push((proposal.id, ErrorKind::NotPrimary));
+                continue;
+            }
             match proposal.payload {
                 Payload::Request(request) => requests.push(request),
                 Payload::ConfChange(change) => {

@@ -283,6 +283,36 @@ mod proposals {
             id,
             payload: Payload::Request(Bytes::from(vec![b'x'; bytes])),
             urgent,
+            only_in: None,
+        }
+    }
+
+    #[test]
+    fn what_is_only_true_while_a_member_leads_is_not_said_by_another() {
+        let (mut world, leader) = World::led(3, 0);
+        let term = world.at(leader).member.status().term;
+        let revoke = |id| Proposal {
+            only_in: Some(term),
+            ..request(id, 1, true)
+        };
+        let follower = (1..=3).find(|id| *id != leader).expect("there are three");
+        world.step(leader, Input::Propose(vec![revoke(1)]));
+        world.step(follower, Input::Propose(vec![revoke(2)]));
+        world.settle();
+        assert_eq!(world.at(leader).refused, []);
+        assert_eq!(world.at(follower).refused, [(2, ErrorKind::NotPrimary)]);
+
+        // Another member leads by the time the proposal is put into the log.
+        world.transfer(leader, follower);
+        world.settle();
+        assert_eq!(world.leader(), Some(follower));
+        world.step(leader, Input::Propose(vec![revoke(3)]));
+        world.settle();
+        assert_eq!(world.at(leader).refused, [(3, ErrorKind::NotPrimary)]);
+        for id in 1..=3 {
+            let entries = world.at(id).applied.iter();
+            let revokes = entries.filter(|entry| entry.data.as_deref() == Some(b"x"));
+            assert_eq!(revokes.count(), 1);
         }
     }
 

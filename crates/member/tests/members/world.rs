@@ -147,6 +147,7 @@ impl World {
                 id: number,
                 payload,
                 urgent: false,
+                only_in: None,
             }]),
         );
     }
@@ -159,6 +160,7 @@ impl World {
                 id: 0,
                 payload,
                 urgent: false,
+                only_in: None,
             }]),
         );
     }
