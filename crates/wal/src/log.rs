@@ -100,10 +100,23 @@ struct Segment {
 }
 
 impl Wal {
-    /// Makes a new log in `dir`, which must not exist or be empty. `metadata` says whose it is.
+    /// Makes a new, empty log in `dir`, which must not exist or be empty. `metadata` says whose it is.
     ///
     /// The folder appears as a whole: it is made as `<dir>.tmp`, synced and renamed.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path, metadata: &[u8], options: Options) -> io::Result<Wal> {
+        Wal::create_with(disk, dir, metadata, &[], None, options)
+    }
+
+    /// Makes a new log that has entries from the start: with them or not at all, so that an empty log is
+    /// that of a member that joins, not of one that founds.
+    pub fn create_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        metadata: &[u8],
+        entries: &[raftpb::Entry],
+        hard_state: Option<&raftpb::HardState>,
+        options: Options,
+    ) -> io::Result<Wal> {
         if Wal::exists(&*disk, dir) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -118,6 +131,7 @@ impl Wal {
             first: 0,
         });
         wal.save_snapshot(&walpb::Snapshot::default());
+        wal.append(entries, hard_state);
         wal.write_out()?;
         wal.disk.rename(&tmp, dir)?;
         wal.disk.sync_dir(env::parent(dir))?;

@@ -280,3 +280,25 @@ fn the_folder_of_a_new_log_appears_as_a_whole() {
         },
     );
 }
+
+#[test]
+fn a_founders_log_is_there_with_its_first_entries_or_not_at_all() {
+    let entries = [entry(1, 1, 700), entry(1, 2, 700)];
+    let founded = |disk: &SimDisk| {
+        let shared: std::sync::Arc<dyn env::Disk> = std::sync::Arc::new(disk.clone());
+        Wal::create_with(shared, dir(), METADATA, &entries, Some(&state(1, 0, 2)), OPTIONS).is_ok()
+    };
+    let (before, after) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    crash_everywhere(SUBSETS, disk, founded, |founded, disk| {
+        if !Wal::exists(&disk, dir()) {
+            assert!(!founded, "what was confirmed is gone");
+            before.set(before.get() + 1);
+            return;
+        }
+        let (_, replay) = open(&disk, OPTIONS).expect("a log that is there opens");
+        assert_eq!(replay.entries, entries);
+        assert_eq!(replay.hard_state, state(1, 0, 2));
+        after.set(after.get() + 1);
+    });
+    assert!(before.get() > 0 && after.get() > 0);
+}
