@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("wal", &["types", "proto", "env"]),
     ("store", &["types", "proto", "env", "mvcc"]),
     ("bolt", &["types", "env"]),
+    ("peer", &["types", "proto", "env"]),
     // edge and programs
     (
         "server",
