@@ -236,7 +236,7 @@ impl Decoder {
                 Step::More => {}
                 Step::Wait => return Ok(None),
                 Step::Message(message) if is_link_heartbeat(&message) => {}
-                Step::Message(message) => return Ok(Some(message)),
+                Step::Message(message) => return Ok(Some(*message)),
             }
         }
     }
@@ -278,7 +278,7 @@ impl Decoder {
                     return Ok(Step::Wait);
                 };
                 let entries = std::mem::take(entries);
-                Ok(Step::Message(self.append(entries, commit)))
+                Ok(Step::Message(Box::new(self.append(entries, commit))))
             }
             Frame::Entries { left, entries } => {
                 let Some(entry) = self.arrived.block(MAX_MESSAGE_BYTES)? else {
@@ -295,7 +295,7 @@ impl Decoder {
                 let message = Message::decode(message)?;
                 self.position = Position::after(&message);
                 self.frame = self.start();
-                Ok(Step::Message(message))
+                Ok(Step::Message(Box::new(message)))
             }
         }
     }
@@ -323,5 +323,5 @@ impl Decoder {
 enum Step {
     More,
     Wait,
-    Message(Message),
+    Message(Box<Message>),
 }

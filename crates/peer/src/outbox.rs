@@ -46,7 +46,7 @@ pub(crate) enum Pushed {
     /// There is no room; it is lost.
     Full,
     /// There is no stream.
-    NoStream(Message),
+    NoStream(Box<Message>),
 }
 
 /// What waits for one stream.
@@ -109,7 +109,7 @@ impl Outbox {
     pub fn push(&self, message: Message) -> Pushed {
         let mut state = self.0.lock();
         if !state.attached {
-            return Pushed::NoStream(message);
+            return Pushed::NoStream(Box::new(message));
         }
         if state.is_stuck() {
             state.detach();

@@ -246,7 +246,7 @@ impl Peer {
         }
         let pushed = match message.r#type() {
             MessageType::MsgApp => match self.msgapp.push(message) {
-                Pushed::NoStream(message) => self.message.push(message),
+                Pushed::NoStream(message) => self.message.push(*message),
                 pushed => pushed,
             },
             _ => self.message.push(message),
@@ -257,7 +257,7 @@ impl Peer {
                 true
             }
             Pushed::Full => false,
-            Pushed::NoStream(message) => self.post(message),
+            Pushed::NoStream(message) => self.post(*message),
         }
     }
 
