@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use server::config::{
-    AutoCompaction, Config, DEFAULT_NAME, Gate, Keepalive, Url, UrlError, parse_initial_cluster,
+    AutoCompaction, Config, DEFAULT_NAME, Gate, Identity, Keepalive, PeerTls, Url, UrlError,
+    parse_initial_cluster,
 };
 use server::go;
 use thiserror::Error;
@@ -75,6 +76,12 @@ pub enum Invalid {
     TlsVersions(String, String),
     #[error("cipher suites cannot be configured when only TLS1.3 is enabled")]
     TlsCiphers,
+    #[error(
+        "--peer-cert-file and --peer-key-file go together, and so do --peer-client-cert-file and --peer-client-key-file; the other TLS flags of peers need the first two"
+    )]
+    PeerKeyPair,
+    #[error("--peer-trusted-ca-file must name the CA of the other members' certificates")]
+    PeerAuthorities,
     #[error("--{flag} is not supported yet: {cure}")]
     Unsupported { flag: String, cure: &'static str },
     #[error("error parsing CompactionRetention: {0}")]
@@ -122,12 +129,14 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         listen_client: flags.listen_client_urls.clone(),
         listen_client_http: flags.listen_client_http_urls.clone(),
         listen_metrics: flags.listen_metrics_urls.clone(),
+        peer_tls: peer_tls(flags)?,
         advertise_peer,
         advertise_client,
         reuse_port: flags.socket_reuse_port,
         initial_cluster,
         initial_cluster_state: flags.initial_cluster_state,
         initial_cluster_token: flags.initial_cluster_token.clone(),
+        force_new_cluster: flags.force_new_cluster,
         max_learners: flags.max_learners.max(0) as usize,
         strict_reconfig_check: flags.strict_reconfig_check,
         tick: Duration::from_millis(flags.heartbeat_interval),
@@ -256,6 +265,43 @@ fn check_tls(flags: &Flags) -> Result<(), Invalid> {
         return Err(Invalid::TlsCiphers);
     }
     Ok(())
+}
+
+/// The files of `--peer-*`, which go together.
+fn peer_tls(flags: &Flags) -> Result<Option<PeerTls>, Invalid> {
+    let identity = |cert: &str, key: &str| Identity {
+        cert: cert.into(),
+        key: key.into(),
+    };
+    let (cert, key, ca) = (
+        &flags.peer_cert_file,
+        &flags.peer_key_file,
+        &flags.peer_trusted_ca_file,
+    );
+    let (client_cert, client_key) = (&flags.peer_client_cert_file, &flags.peer_client_key_file);
+    if cert.is_empty() != key.is_empty() || client_cert.is_empty() != client_key.is_empty() {
+        return Err(Invalid::PeerKeyPair);
+    }
+    if cert.is_empty() {
+        let is_asked = flags.peer_client_cert_auth || !ca.is_empty() || !client_cert.is_empty();
+        return if is_asked {
+            Err(Invalid::PeerKeyPair)
+        } else {
+            Ok(None)
+        };
+    }
+    if ca.is_empty() {
+        return Err(Invalid::PeerAuthorities);
+    }
+    let client_identity = match client_cert.is_empty() {
+        true => identity(cert, key),
+        false => identity(client_cert, client_key),
+    };
+    Ok(Some(PeerTls {
+        identity: identity(cert, key),
+        client_identity,
+        authorities: ca.into(),
+    }))
 }
 
 fn without_host(urls: &[Url]) -> Option<Url> {
@@ -561,7 +607,6 @@ mod tests {
             ("auth-token", "jwt"),
             ("config-file", "x"),
             ("enable-distributed-tracing", "true"),
-            ("force-new-cluster", "true"),
             ("enable-log-rotation", "true"),
         ] {
             let text = refusal(&[&format!("--{flag}={value}")]);
@@ -577,6 +622,23 @@ mod tests {
             "--tls-min-version=TLS1.2",
             "--auto-tls=false",
         ]);
+    }
+
+    #[test]
+    fn tls_between_members_takes_a_certificate_its_key_and_an_authority() {
+        let all = [
+            "--peer-cert-file=c",
+            "--peer-key-file=k",
+            "--peer-trusted-ca-file=a",
+            "--peer-client-cert-auth",
+        ];
+        let tls = config(&all).peer_tls.expect("it was asked for");
+        assert_eq!(tls.client_identity, tls.identity);
+        assert_eq!(tls.authorities, PathBuf::from("a"));
+        assert!(refusal(&all[1..]).starts_with("--peer-cert-file and --peer-key-file go together"));
+        assert!(refusal(&all[3..]).contains("need the first two"));
+        assert!(refusal(&all[..2]).starts_with("--peer-trusted-ca-file must name"));
+        assert_eq!(config(&[]).peer_tls, None);
     }
 
     #[test]

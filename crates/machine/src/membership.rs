@@ -241,6 +241,11 @@ impl Membership {
         self.removed.contains(&id)
     }
 
+    /// All ids that were removed.
+    pub fn removed(&self) -> impl Iterator<Item = MemberId> {
+        self.removed.iter().copied()
+    }
+
     /// The members that vote.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members().filter(|member| !member.is_learner)

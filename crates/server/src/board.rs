@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use machine::Membership;
 use parking_lot::RwLock;
 use proto::etcdserverpb::{AlarmMember, DowngradeInfo, Member};
 use tokio::sync::Notify;
@@ -18,15 +19,22 @@ pub struct Board {
     leads: AtomicBool,
     lone_leader: AtomicBool,
     learner: AtomicBool,
+    /// One more than the milliseconds; 0 while there was no leader.
+    leader_since: AtomicU64,
     replicated: RwLock<Arc<Replicated>>,
     progress: Notify,
     leader_news: Notify,
+    /// Whether this member was removed from its cluster.
+    departed: AtomicBool,
+    departure: Notify,
 }
 
 /// Facts of the replicated state that handlers answer from.
 #[derive(Clone, Debug, Default)]
 pub struct Replicated {
-    /// The members, by id.
+    /// The members, and those who were once.
+    pub membership: Membership,
+    /// The members as answers list them.
     pub members: Vec<Member>,
     /// Active alarms of all members.
     pub alarms: Vec<AlarmMember>,
@@ -54,6 +62,8 @@ pub struct Raft {
     pub lone_leader: bool,
     /// Whether this member has no vote.
     pub learner: bool,
+    /// When the leader came to be known, in milliseconds since this process started.
+    pub leader_since_ms: Option<u64>,
 }
 
 impl Board {
@@ -65,6 +75,8 @@ impl Board {
         self.term.store(raft.term, Ordering::Release);
         self.committed.store(raft.committed, Ordering::Release);
         self.learner.store(raft.learner, Ordering::Release);
+        let since = raft.leader_since_ms.map_or(0, |since| since + 1);
+        self.leader_since.store(since, Ordering::Release);
         let leader = raft.leader.map_or(0, |id| id.0);
         if self.leader.swap(leader, Ordering::AcqRel) != leader {
             self.leader_news.notify_waiters();
@@ -81,6 +93,7 @@ impl Board {
             leads: self.leads.load(Ordering::Acquire),
             lone_leader: self.lone_leader.load(Ordering::SeqCst),
             learner: self.learner.load(Ordering::Acquire),
+            leader_since_ms: self.leader_since.load(Ordering::Acquire).checked_sub(1),
         }
     }
 
@@ -120,6 +133,23 @@ impl Board {
     /// Waits until another leader, or none, is posted.
     pub async fn leader_change(&self) {
         self.leader_news.notified().await;
+    }
+
+    /// Posts that this member was removed from its cluster.
+    pub fn post_departure(&self) {
+        self.departed.store(true, Ordering::Release);
+        self.departure.notify_waiters();
+    }
+
+    /// Waits until this member is removed from its cluster.
+    pub async fn wait_departure(&self) {
+        loop {
+            let departure = self.departure.notified();
+            if self.departed.load(Ordering::Acquire) {
+                return;
+            }
+            departure.await;
+        }
     }
 
     /// Posts the replicated facts.

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
+use types::MemberId;
 
 pub use gates::{Gate, Gates, Stage};
+pub use peer::tls::Identity;
 pub use url::{Scheme, Url, UrlError};
 
 use crate::{fields, go};
@@ -47,6 +49,8 @@ pub struct Config {
     pub listen_client_http: Vec<Url>,
     /// Where metrics and health are served besides the client ports.
     pub listen_metrics: Vec<Url>,
+    /// How connections between members are secured, if they are.
+    pub peer_tls: Option<PeerTls>,
     /// The peer URLs the other members are told.
     pub advertise_peer: Vec<Url>,
     /// The client URLs clients are told.
@@ -60,6 +64,8 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Goes into member and cluster ids, so that clusters with equal members differ.
     pub initial_cluster_token: String,
+    /// Go on alone with the data that is there: all other members are lost.
+    pub force_new_cluster: bool,
     /// The most learners a cluster may have.
     pub max_learners: usize,
     /// Refuse member changes that could cost the quorum.
@@ -121,6 +127,17 @@ pub struct Config {
     pub host_whitelist: NameSet,
     /// Feature gates.
     pub gates: Gates,
+}
+
+/// TLS between members: the same files serve both ends of a connection, unless the dialing end has its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerTls {
+    /// The certificate that this member shows to those that dial it.
+    pub identity: Identity,
+    /// The one it shows to those it dials.
+    pub client_identity: Identity,
+    /// Who vouches for the others.
+    pub authorities: PathBuf,
 }
 
 /// Whether a member bootstraps a cluster or joins one.
@@ -191,15 +208,18 @@ pub enum BootstrapError {
     #[error("--initial-cluster has {in_cluster} but missing from --initial-advertise-peer-urls={advertised}")]
     NotAdvertised { in_cluster: String, advertised: String },
     #[error(
-        "--initial-cluster names {0} members, but clusters of more than one member are not supported yet; \
-         start each member as a cluster of its own, with --initial-cluster left out"
+        "member {0} has already been bootstrapped; its data is gone: remove it from the cluster, add it again with \
+         `etcdctl member add`, and start it with --initial-cluster-state=existing"
     )]
-    ManyMembers(usize),
+    AlreadyBootstrapped(MemberId),
+    #[error("cannot fetch cluster info from peer urls: {0}")]
+    NobodyAnswers(String),
     #[error(
-        "--initial-cluster-state=existing: joining a running cluster is not supported yet; \
-         use --initial-cluster-state=new, or a --data-dir that holds this member's data"
+        "error validating peerURLs: member count is unequal: --initial-cluster lists {listed}, the cluster has {running}"
     )]
-    Joining,
+    UnequalCount { listed: usize, running: usize },
+    #[error("error validating peerURLs: no match found for existing member ({0}) in --initial-cluster")]
+    NoMatch(String),
 }
 
 impl Config {
@@ -226,11 +246,8 @@ impl Config {
         Duration::from_secs(5) + 2 * self.election_timeout
     }
 
-    /// Checks what only a member without data needs: that the initial cluster is one it can found.
+    /// Checks what only a member without data needs: that the initial cluster is one, and has it as a member.
     pub fn check_bootstrap(&self) -> Result<(), BootstrapError> {
-        if self.initial_cluster_state == ClusterState::Existing {
-            return Err(BootstrapError::Joining);
-        }
         let own = self
             .initial_cluster
             .get(&self.name)
@@ -255,10 +272,7 @@ impl Config {
                     .join(","),
             });
         }
-        match self.initial_cluster.len() {
-            1 => Ok(()),
-            members => Err(BootstrapError::ManyMembers(members)),
-        }
+        Ok(())
     }
 
     /// Logs the configuration the member starts with; tools look fields up in this line.
@@ -410,7 +424,7 @@ pub fn show_cluster(cluster: &InitialCluster) -> String {
 }
 
 /// Whether two lists of URLs mean the same places: equal texts, or names that resolve to common addresses.
-fn same_addresses(a: &[Url], b: &[Url]) -> bool {
+pub(crate) fn same_addresses(a: &[Url], b: &[Url]) -> bool {
     let resolve = |url: &Url| match url.scheme().is_unix() {
         true => Vec::new(),
         false => url
@@ -441,12 +455,14 @@ pub(crate) mod tests {
             listen_client: url("http://localhost:2379"),
             listen_client_http: vec![],
             listen_metrics: vec![],
+            peer_tls: None,
             advertise_peer: url("http://localhost:2380"),
             advertise_client: url("http://localhost:2379"),
             reuse_port: false,
             initial_cluster: parse_initial_cluster("m1=http://localhost:2380").unwrap(),
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".into(),
+            force_new_cluster: false,
             max_learners: 1,
             strict_reconfig_check: true,
             tick: Duration::from_millis(100),
@@ -512,10 +528,9 @@ pub(crate) mod tests {
             "--initial-cluster has m1=http://1.1.1.1:1 but missing from \
              --initial-advertise-peer-urls=http://localhost:2380"
         );
-        let two = "m1=http://localhost:2380,m2=http://localhost:2390";
-        assert!(refusal(two, |_| ()).contains("more than one member are not supported yet"));
-        let existing = |config: &mut Config| config.initial_cluster_state = ClusterState::Existing;
-        assert!(refusal("m1=http://localhost:2380", existing).contains("joining a running cluster"));
+        let mut of_two = config();
+        of_two.initial_cluster = parse_initial_cluster("m1=http://localhost:2380,m2=http://m2:2380").unwrap();
+        assert_eq!(of_two.check_bootstrap(), Ok(()));
     }
 
     #[test]

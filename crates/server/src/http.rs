@@ -6,6 +6,8 @@
 //! | `/health`, `/livez`, `/livez/<check>`, `/readyz`, `/readyz/<check>` | yes | yes | no |
 //! | `/metrics` | yes | yes | no |
 //!
+//! The peer port has more, which needs a body or streams: raft's paths and those of [`Desk`].
+//!
 //! Everything else is 404. Bodies, codes and headers are etcd's to the byte, newlines included: load
 //! balancers and probes compare them. In front of the client port stand two guards (`access`): the
 //! list of host names that requests may be for, and the origins that browsers may come from.
@@ -13,6 +15,7 @@
 //! An answer is computed from a request's head alone; no endpoint here reads a body.
 
 mod access;
+mod desk;
 mod health;
 
 use std::future::Future;
@@ -32,6 +35,7 @@ use crate::metrics::{self, Metrics};
 use crate::node::Node;
 
 use access::Access;
+pub use desk::Desk;
 
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,10 @@
 
 pub mod backup;
 pub mod board;
+pub mod bootstrap;
 pub mod config;
 pub mod fields;
+pub mod forward;
 pub mod go;
 pub mod http;
 pub mod ids;
@@ -15,6 +17,7 @@ pub mod listen;
 pub mod loops;
 pub mod metrics;
 pub mod node;
+pub mod peers;
 pub mod replies;
 pub mod rpc;
 mod run;

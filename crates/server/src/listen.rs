@@ -22,18 +22,20 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
+use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Config, Url};
+use crate::config::{Config, PeerTls, Url};
 use crate::fields::json;
 use crate::http::Port;
 
 pub use connection::{Limits, Ports};
-pub use edge::{Edge, EdgeBody, GrpcService, RequestBody};
+pub use edge::{Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody};
 pub use lanes::Lanes;
 
 /// Connections the kernel may hold before they are accepted; it has a limit of its own too.
@@ -60,12 +62,20 @@ pub enum ListenError {
     /// A host name that names nothing.
     #[error("listen tcp: lookup {host}: no such host ({flag})")]
     Lookup { host: String, flag: &'static str },
-    /// TLS, which is not there yet.
+    /// TLS on another port than that of the members, where it is not there yet.
     #[error(
         "TLS key/cert (--cert-file, --key-file) must be provided for {url} with HTTPS scheme; \
          TLS is not supported yet, use http:// or unix:// in {flag}"
     )]
     Tls { url: Url, flag: &'static str },
+    /// TLS between members without the files for it.
+    #[error(
+        "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url {0} with HTTPS scheme"
+    )]
+    PeerTls(Url),
+    /// The files can't be used.
+    #[error(transparent)]
+    TlsFiles(#[from] peer::tls::TlsError),
     /// A port for HTTP alone that is also one for gRPC.
     #[error("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}")]
     SameUrl(Url),
@@ -105,16 +115,28 @@ impl Listeners {
         {
             return Err(ListenError::SameUrl(both.clone()));
         }
+        let acceptor = config.peer_tls.as_ref().map(acceptor).transpose()?;
+        let bind_peer = |url: &Url| match (url.scheme().is_tls(), &acceptor) {
+            (true, None) => Err(ListenError::PeerTls(url.clone())),
+            (true, tls) => Listener::bind(url, "--listen-peer-urls", config.reuse_port, tls.clone()),
+            (false, _) => Listener::bind(url, "--listen-peer-urls", config.reuse_port, None),
+        };
         let bind = |flag, urls: &[Url]| -> Result<Vec<Listener>, ListenError> {
-            urls.iter()
-                .map(|url| Listener::bind(url, flag, config.reuse_port))
-                .collect()
+            let bind = |url: &Url| match url.scheme().is_tls() {
+                true => Err(ListenError::Tls {
+                    url: url.clone(),
+                    flag,
+                }),
+                false => Listener::bind(url, flag, config.reuse_port, None),
+            };
+            urls.iter().map(bind).collect()
         };
         tracing::info!(
             "listen-peer-urls" = json(&config.listen_peer),
             "configuring peer listeners"
         );
-        let peer = bind("--listen-peer-urls", &config.listen_peer)?;
+        let peer: Result<Vec<_>, _> = config.listen_peer.iter().map(bind_peer).collect();
+        let peer = peer?;
         tracing::info!(
             "listen-client-urls" = json(&config.listen_client),
             "configuring client listeners"
@@ -130,6 +152,11 @@ impl Listeners {
             client_connections_max,
         })
     }
+}
+
+fn acceptor(tls: &PeerTls) -> Result<TlsAcceptor, peer::tls::TlsError> {
+    let config = peer::tls::server_config(&tls.identity, Some(&tls.authorities))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Allows this process as many open files as it may allow itself, and tells how many.
@@ -150,6 +177,7 @@ fn raise_file_limit() -> u64 {
 pub struct Listener {
     url: Url,
     socket: Bound,
+    tls: Option<TlsAcceptor>,
 }
 
 enum Bound {
@@ -172,13 +200,12 @@ impl Drop for UnixSocket {
 
 impl Listener {
     /// Binds a URL that was given with `flag`.
-    fn bind(url: &Url, flag: &'static str, reuse_port: bool) -> Result<Self, ListenError> {
-        if url.scheme().is_tls() {
-            return Err(ListenError::Tls {
-                url: url.clone(),
-                flag,
-            });
-        }
+    fn bind(
+        url: &Url,
+        flag: &'static str,
+        reuse_port: bool,
+        tls: Option<TlsAcceptor>,
+    ) -> Result<Self, ListenError> {
         let (network, bound) = match url.port() {
             None => ("unix", bind_unix(url.address())),
             Some(port) => {
@@ -199,6 +226,7 @@ impl Listener {
         Ok(Listener {
             url: url.clone(),
             socket,
+            tls,
         })
     }
 

@@ -16,6 +16,7 @@
 mod grpc;
 mod kinds;
 mod metered;
+mod network;
 mod process;
 mod text;
 
@@ -26,6 +27,7 @@ use crate::config::{Config, Gate, RUNTIME, VERSION};
 
 pub use kinds::{Counter, Family, Gauge, Histogram};
 pub use metered::{Answering, Metered, MeteredBody};
+pub use network::Network;
 
 use kinds::{Buckets, Metric, Spec};
 use text::Text;
@@ -86,6 +88,8 @@ macro_rules! metrics {
 const FROM_1MS: Buckets = Buckets::exponential(0.001, 2.0, 14);
 /// From a tenth of it on, as etcd times what happens in memory.
 const FROM_100US: Buckets = Buckets::exponential(0.0001, 2.0, 20);
+/// From a tenth of a second on, as etcd times databases on their way to members.
+const FROM_100MS: Buckets = Buckets::exponential(0.1, 2.0, 10);
 
 metrics! {
     cluster_version: Family<Gauge>, by ["cluster_version"],
@@ -174,8 +178,40 @@ metrics! {
         "etcd_mvcc_range_total", "Ranges read.";
     mvcc_txn_total: Counter,
         "etcd_mvcc_txn_total", "Transactions applied.";
+    network_active_peers: Family<Gauge>, by ["Local", "Remote"],
+        "etcd_network_active_peers", "1 for a member that is connected.";
+    network_disconnected_peers_total: Family<Counter>, by ["Local", "Remote"],
+        "etcd_network_disconnected_peers_total", "Connections to members that were lost.";
+    network_known_peers: Family<Gauge>, by ["Local", "Remote"],
+        "etcd_network_known_peers", "1 for a member that is known.";
+    network_peer_received_bytes_total: Family<Counter>, by ["From"],
+        "etcd_network_peer_received_bytes_total", "Bytes of raft messages received.";
+    network_peer_received_failures_total: Family<Counter>, by ["From"],
+        "etcd_network_peer_received_failures_total", "Failures to receive raft messages.";
+    network_peer_round_trip_time_seconds: Family<Histogram>, by ["To"], in Buckets::exponential(0.0001, 2.0, 16),
+        "etcd_network_peer_round_trip_time_seconds", "Probes to members and back.";
+    network_peer_sent_bytes_total: Family<Counter>, by ["To"],
+        "etcd_network_peer_sent_bytes_total", "Bytes of raft messages sent.";
+    network_peer_sent_failures_total: Family<Counter>, by ["To"],
+        "etcd_network_peer_sent_failures_total", "Failures to send raft messages.";
     network_server_stream_failures_total: Family<Counter>, by ["Type", "API"],
         "etcd_network_server_stream_failures_total", "Client streams that broke off.";
+    network_snapshot_receive_failures: Family<Counter>, by ["From"],
+        "etcd_network_snapshot_receive_failures", "Databases that were not received.";
+    network_snapshot_receive_inflights_total: Family<Gauge>, by ["From"],
+        "etcd_network_snapshot_receive_inflights_total", "Databases being received.";
+    network_snapshot_receive_success: Family<Counter>, by ["From"],
+        "etcd_network_snapshot_receive_success", "Databases received.";
+    network_snapshot_receive_total_duration_seconds: Family<Histogram>, by ["From"], in FROM_100MS,
+        "etcd_network_snapshot_receive_total_duration_seconds", "Receiving databases.";
+    network_snapshot_send_failures: Family<Counter>, by ["To"],
+        "etcd_network_snapshot_send_failures", "Databases that were not sent.";
+    network_snapshot_send_inflights_total: Family<Gauge>, by ["To"],
+        "etcd_network_snapshot_send_inflights_total", "Databases being sent.";
+    network_snapshot_send_success: Family<Counter>, by ["To"],
+        "etcd_network_snapshot_send_success", "Databases sent.";
+    network_snapshot_send_total_duration_seconds: Family<Histogram>, by ["To"], in FROM_100MS,
+        "etcd_network_snapshot_send_total_duration_seconds", "Sending databases.";
     server_apply_duration_seconds: Family<Histogram>, by ["version", "op", "success"], in FROM_100US,
         "etcd_server_apply_duration_seconds", "Applying requests.";
     server_client_requests_total: Family<Counter>, by ["type", "client_api_version"],

@@ -1,10 +1,14 @@
 //! The handle that every handler holds: what this member knows, and the ways into its loops.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use consensus::Progress;
 use lease::Lessor;
+use machine::MemberChange;
+use member::Payload;
 use mvcc::{Mvcc, RangeError, RangeOptions, Wait};
 use parking_lot::Mutex;
 use prost::Message;
@@ -15,7 +19,7 @@ use proto::etcdserverpb::{
 use tokio::sync::{Notify, oneshot};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId};
+use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId, Term};
 
 use crate::board::Board;
 use crate::config::Config;
@@ -24,7 +28,8 @@ use crate::ids::RequestIds;
 use crate::inbox::Refused;
 use crate::loops::member::{Member, Order};
 use crate::metrics::{Histogram, Metrics};
-use crate::replies::{Answer, Replies};
+use crate::peers::Peers;
+use crate::replies::{Answer, Replies, RequestId};
 use crate::rpc::status;
 
 /// This member, as its handlers see it. Cheap to clone.
@@ -51,6 +56,8 @@ pub struct Inner {
     pub replies: Arc<Replies>,
     /// The member, to propose to.
     pub member: Arc<Member>,
+    /// The way to the other members.
+    pub peers: Arc<Peers>,
     /// The way into the watch loop.
     pub watches: crate::loops::watch::WatchHandle,
     /// What is counted and timed.
@@ -250,7 +257,7 @@ impl Node {
     pub async fn propose(&self, request: InternalRaftRequest) -> Answer {
         let began = Instant::now();
         let size = request.encoded_len();
-        let answer = self.propose_and_wait(request).await;
+        let answer = self.propose_and_wait(request, None).await;
         let took = began.elapsed();
         if took >= self.config.slow_request {
             tracing::warn!(
@@ -263,9 +270,24 @@ impl Node {
         answer
     }
 
-    async fn propose_and_wait(&self, mut request: InternalRaftRequest) -> Answer {
-        let raft = self.board.raft();
-        if raft.committed > self.board.applied() + member::BACKLOG_MAX {
+    /// Puts a request into the log that is only true while this member leads in this term.
+    pub async fn propose_as_leader(&self, term: Term, request: InternalRaftRequest) -> Answer {
+        self.propose_and_wait(request, Some(term)).await
+    }
+
+    /// Puts a change of the members into the log and waits until this member has applied it.
+    pub async fn change_members(&self, change: &MemberChange) -> Answer {
+        let id = self.ids.next();
+        let change = consensus::ConfChange::V1(change.to_conf_change(id));
+        self.hand_in(id, Payload::ConfChange(change), None).await
+    }
+
+    async fn propose_and_wait(&self, mut request: InternalRaftRequest, only_in: Option<Term>) -> Answer {
+        let backlog_max = match only_in {
+            None => member::BACKLOG_MAX,
+            Some(_) => member::URGENT_BACKLOG_MAX,
+        };
+        if self.board.raft().committed > self.board.applied() + backlog_max {
             return Err(ErrorKind::TooManyRequests);
         }
         let id = self.ids.next();
@@ -277,17 +299,103 @@ impl Node {
             return Err(ErrorKind::RequestTooLarge);
         }
         let data = request.encode_to_vec().into();
+        self.hand_in(id, Payload::Request(data), only_in).await
+    }
+
+    async fn hand_in(&self, id: RequestId, payload: Payload, only_in: Option<Term>) -> Answer {
+        let started_ms = self.now_ms();
         let outcome = Waiting {
             replies: &self.replies,
             id,
             answer: self.replies.expect(id),
             answered: false,
         };
-        self.order(Order::Propose { id, data })?;
-        match tokio::time::timeout(self.request_timeout(), outcome.answer()).await {
-            Ok(answer) => answer,
-            Err(_) if raft.leader.is_none() => Err(ErrorKind::ContextDeadlineExceeded),
-            Err(_) => Err(ErrorKind::Timeout),
+        self.order(Order::Propose { id, payload, only_in })?;
+        let answer = tokio::time::timeout(self.request_timeout(), outcome.answer()).await;
+        answer.unwrap_or_else(|_| Err(self.why_late(started_ms)))
+    }
+
+    /// What a request is told that was not answered in time.
+    fn why_late(&self, started_ms: u64) -> ErrorKind {
+        let raft = self.board.raft();
+        if raft.leader.is_none() {
+            return ErrorKind::ContextDeadlineExceeded;
+        }
+        let status = member::Status {
+            leader: raft.leader,
+            leader_since_ms: raft.leader_since_ms,
+            ..Default::default()
+        };
+        let election_timeout_ms = self.config.election_timeout.as_millis() as u64;
+        status.timeout(
+            started_ms,
+            election_timeout_ms,
+            self.was_connected_since(started_ms),
+        )
+    }
+
+    /// Whether the leader, or a quorum if this member leads, has been connected since then.
+    fn was_connected_since(&self, since_ms: u64) -> bool {
+        let since = self.started + Duration::from_millis(since_ms);
+        match self.leader() {
+            Some(leader) if leader != self.id => self.is_connected_since(leader, since),
+            _ => {
+                let voters = self.board.replicated().membership.voters().count();
+                self.connected_since(since) > voters / 2
+            }
+        }
+    }
+
+    /// How many voters, this member among them, have been connected since then.
+    pub fn connected_since(&self, since: Instant) -> usize {
+        let replicated = self.board.replicated();
+        let voters = replicated.membership.voters();
+        voters
+            .filter(|voter| self.is_connected_since(voter.id, since))
+            .count()
+    }
+
+    /// Whether a member has been connected since then; this one always has.
+    pub fn is_connected_since(&self, id: MemberId, since: Instant) -> bool {
+        id == self.id || self.peers.active_since(id).is_some_and(|active| active <= since)
+    }
+
+    /// How far every member is, if this one leads.
+    pub async fn progress(&self) -> Result<BTreeMap<MemberId, Progress>, ErrorKind> {
+        let (reply, progress) = oneshot::channel();
+        self.order(Order::Progress { reply })?;
+        progress.await.map_err(|_| ErrorKind::Stopped)
+    }
+
+    /// Hands the leadership over to another voter, and waits until it leads.
+    pub async fn transfer_leader(&self, to: MemberId) -> Result<(), ErrorKind> {
+        let (reply, outcome) = oneshot::channel();
+        self.order(Order::Transfer { to, reply })?;
+        outcome.await.map_err(|_| ErrorKind::Stopped)?
+    }
+
+    /// Before a stop: leaves the leadership to the voter that has been connected for longest, so that
+    /// nobody has to wait for an election.
+    pub async fn hand_over(&self) {
+        let replicated = self.board.replicated();
+        let others = replicated.membership.voters().filter(|voter| voter.id != self.id);
+        let oldest = others
+            .filter_map(|voter| Some((self.peers.active_since(voter.id)?, voter.id)))
+            .min();
+        let Some((_, successor)) = oldest.filter(|_| self.board.raft().leads) else {
+            return;
+        };
+        match self.transfer_leader(successor).await {
+            Ok(()) => tracing::info!(
+                "old-leader-member-id" = %self.id,
+                "new-leader-member-id" = %successor,
+                "leadership transfer finished"
+            ),
+            Err(error) => tracing::warn!(
+                "transferee-member-id" = %successor,
+                error = %error,
+                "failed to transfer leadership"
+            ),
         }
     }
 
@@ -330,23 +438,6 @@ impl Node {
             Ok(_) | Err(RangeError::Read(mvcc::ReadError::WouldBlock)) => Ok(()),
             Err(error) => Err(error.kind().unwrap_or(ErrorKind::Corrupt)),
         }
-    }
-
-    /// Waits until this member keeps the lease clock, as the leader does after the first entry of
-    /// its term.
-    pub async fn wait_primary(&self) -> Result<(), ErrorKind> {
-        let wait = async {
-            loop {
-                let applied = self.board.applied();
-                if self.lessor.lock().is_primary() {
-                    return;
-                }
-                self.board.wait_applied(applied + 1).await;
-            }
-        };
-        tokio::time::timeout(self.request_timeout(), wait)
-            .await
-            .map_err(|_| ErrorKind::Timeout)
     }
 
     /// The status for a read that failed. A value that can't be read means that this member's files

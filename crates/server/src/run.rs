@@ -2,15 +2,18 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use peer::tls::Trust;
 use thiserror::Error;
 
-use crate::config::Config;
-use crate::http::{Port, Site};
-use crate::listen::{Lanes, Limits, ListenError, Listeners, Ports};
+use crate::bootstrap;
+use crate::config::{BootstrapError, Config, PeerTls};
+use crate::http::{Desk, Port, Site};
+use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports};
 use crate::metrics::Metrics;
 use crate::rpc::Services;
-use crate::start::{StartError, start};
+use crate::start::{StartError, Surroundings, start};
 use crate::storage::Storage;
 use crate::tasks;
 
@@ -20,6 +23,9 @@ pub enum RunError {
     /// A port can't be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A new member can't begin as configured.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
     /// The member can't start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -29,6 +35,15 @@ pub enum RunError {
     /// A loop met an error it can't go on with.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Time to connect to another member for a small request.
+const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How this member shows itself to those it dials.
+fn peer_client_tls(tls: &PeerTls) -> Result<Arc<rustls::ClientConfig>, peer::tls::TlsError> {
+    let trust = Trust::Authorities(tls.authorities.clone());
+    peer::tls::client_config(Some(&tls.client_identity), &trust).map(Arc::new)
 }
 
 /// Runs a server until `stop` resolves or it fails. `ready` is called when clients are served.
@@ -41,11 +56,31 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let config = Arc::new(config);
-    config.log_start(Storage::is_initialized(&env::RealDisk, &config));
+    let has_data = Storage::is_initialized(&env::RealDisk, &config);
+    config.log_start(has_data);
     let mut listeners = Listeners::bind(&config)?;
     let metrics = Arc::new(Metrics::new(&config));
     let lanes = Arc::new(Lanes::start(Lanes::per_core()).map_err(RunError::Lanes)?);
-    let running = start(config.clone(), metrics.clone(), lanes.count())?;
+    // Raft does not wait behind clients.
+    let peer_lanes = Arc::new(Lanes::start(1).map_err(RunError::Lanes)?);
+    let tls = config.peer_tls.as_ref().map(peer_client_tls).transpose();
+    let tls = tls.map_err(ListenError::from)?;
+    let client = peer::Client::new(tls.clone(), PEER_CONNECT_TIMEOUT);
+    let beginning = match has_data {
+        true => None,
+        false => Some(bootstrap::begin(&config, &client).await?),
+    };
+    let running = start(
+        config.clone(),
+        Surroundings {
+            metrics: metrics.clone(),
+            lanes: lanes.count(),
+            peer_runtime: peer_lanes.handle(0),
+            client,
+            tls,
+            beginning,
+        },
+    )?;
     let node = &running.node;
     for lane in 0..lanes.count() {
         lanes.spawn_on(lane, node.replies.clone().hand_out(lane));
@@ -54,7 +89,12 @@ pub async fn run(
 
     let ports = Ports::new(lanes.clone(), Limits::new(&config));
     let site = |port| Site::new(port, node.clone(), metrics.clone(), &config);
-    ports.serve_peers(&mut listeners, site(Port::Peer));
+    let peer_ports = Ports::new(peer_lanes, Limits::new(&config));
+    let peer_edge = PeerEdge {
+        transport: node.peers.transport().clone(),
+        desk: Desk(node.clone()),
+    };
+    peer_ports.serve_peers(&mut listeners, &Edge::peers(site(Port::Peer), peer_edge));
     ports.serve_metrics(&mut listeners, site(Port::Metrics));
     lanes.spawn(tasks::agree_on_version(node.clone()));
     lanes.spawn(tasks::expire_leases(node.clone()));
@@ -73,11 +113,17 @@ pub async fn run(
     };
     let failed = tokio::select! {
         () = serve => None,
-        () = stop => None,
+        () = stop => {
+            node.hand_over().await;
+            None
+        }
+        () = tasks::depart(node.clone()) => None,
         reason = running.failure.wait() => Some(reason),
     };
     tracing::info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closing etcd server");
     ports.stop().await;
+    node.peers.stop();
+    peer_ports.stop().await;
     running.stop();
     match failed {
         None => Ok(()),

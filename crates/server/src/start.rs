@@ -3,19 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use env::{Disk, RealDisk, Unsynced};
 use lease::Lessor;
 use machine::Machine;
 use mvcc::{Cursor, Head, KvRef, Mvcc, RangeError, Wait};
 use parking_lot::Mutex;
+use peer::Transport;
 use store::Store;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use types::{KeyRange, LeaseId};
 
 use crate::board::Board;
-use crate::config::Config;
+use crate::bootstrap::Beginning;
+use crate::config::{Config, VERSION};
 use crate::ids::RequestIds;
 use crate::inbox::Inbox;
 use crate::loops::apply::{ApplyLoop, COMMITTED_MAX};
@@ -25,13 +28,17 @@ use crate::loops::member::{Links, Member};
 use crate::loops::sync::{self, SyncSignals};
 use crate::loops::watch::{self as watch_loop, WatchHandle};
 use crate::loops::{Failure, spawn};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Network};
 use crate::node::{Compactions, Inner, Node};
+use crate::peers::{Inlet, Peers};
 use crate::replies::Replies;
 use crate::storage::{Storage, StorageError};
 
 /// Keys read at a time when leases get their keys back.
 const REATTACH_KEYS: usize = 10_000;
+
+/// What a connection to another member may take beyond an election timeout.
+const DIAL_SLACK: Duration = Duration::from_secs(1);
 
 /// Why a member can not start.
 #[derive(Debug, Error)]
@@ -71,13 +78,38 @@ pub struct Running {
     watcher: JoinHandle<()>,
 }
 
-/// Opens the member's disk and starts its loops. `lanes`: how many connection runtimes there are.
-pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result<Running, StartError> {
+/// What a member is started with beside its configuration.
+pub struct Surroundings {
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// How many connection runtimes there are.
+    pub lanes: usize,
+    /// Where connections to other members live.
+    pub peer_runtime: Handle,
+    /// For small requests to other members.
+    pub client: peer::Client,
+    /// How connections to other members are secured.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// How the member begins, if it has no data.
+    pub beginning: Option<Beginning>,
+}
+
+/// Opens the member's disk and starts its loops.
+pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running, StartError> {
+    let Surroundings {
+        metrics,
+        lanes,
+        peer_runtime,
+        client,
+        tls,
+        beginning,
+    } = surroundings;
     let started = Instant::now();
     let disk: Arc<dyn Disk> = match config.fsync {
         true => Arc::new(RealDisk),
         false => Arc::new(Unsynced(RealDisk)),
     };
+    let peer_disk = disk.clone();
     let Storage {
         id,
         cluster_id,
@@ -86,7 +118,7 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
         store,
         recovered,
         restored,
-    } = Storage::open(disk, &config)?;
+    } = Storage::open(disk, &config, beginning.as_ref())?;
     let mvcc = recovered.mvcc;
 
     let mut lessor = Lessor::new(lease::Config {
@@ -141,6 +173,26 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
         .debugging_mvcc_keys_total
         .set(mvcc.view().count(&KeyRange::All)?);
 
+    let inlet = Arc::new(Inlet::new(board.clone(), config.member_dir().join("snap")));
+    let transport = Transport::new(
+        peer::Config {
+            id,
+            cluster_id,
+            peer_urls: config.advertise_peer.iter().map(ToString::to_string).collect(),
+            version: VERSION,
+            tls,
+            dial_timeout: config.election_timeout + DIAL_SLACK,
+            disk: peer_disk,
+        },
+        peer_runtime,
+        inlet.clone(),
+        Arc::new(Network::new(metrics.clone(), id)),
+    );
+    let peers = Arc::new(Peers::new(id, transport, client));
+    if let Some(beginning) = &beginning {
+        peers.meet(&beginning.members);
+    }
+
     let preparer = wal.preparer();
     chores.deliver(Chore::PrepareLog);
     let snapshot_index = restored.snapshot.index;
@@ -150,6 +202,7 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
         &config,
         id,
         restored,
+        machine.membership().removed().collect(),
         seed,
         started,
         Links {
@@ -159,11 +212,14 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
             replies: replies.clone(),
             lessor: lessor.clone(),
             watches: watches.clone(),
+            peers: peers.clone(),
             metrics: metrics.clone(),
             failure: failure.clone(),
         },
     )?;
+    inlet.open(&member);
     let applier = ApplyLoop {
+        id,
         inbox: committed.clone(),
         machine,
         head: Head::new(mvcc.clone()),
@@ -175,6 +231,7 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
         replies: replies.clone(),
         watches: watches.clone(),
         member: member.clone(),
+        peers: peers.clone(),
         chores: chores.clone(),
         snapshot_count: config.snapshot_count,
         snapshot_index,
@@ -189,6 +246,7 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
         wal,
         preparer: preparer.clone(),
         member: member.clone(),
+        peers: peers.clone(),
         chores: chores.clone(),
         metrics: metrics.clone(),
         failure: failure.clone(),
@@ -233,6 +291,7 @@ pub fn start(config: Arc<Config>, metrics: Arc<Metrics>, lanes: usize) -> Result
         lessor,
         replies,
         member,
+        peers,
         watches,
         metrics,
         range_durations,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use consensus::Restored;
 use env::Disk;
-use machine::membership::{bootstrap_entries, cluster_id, member_id};
+use machine::membership::bootstrap_entries;
 use prost::Message;
 use proto::{etcdserverpb, raftpb, walpb};
 use store::{Recovered, Store};
@@ -21,7 +21,8 @@ use thiserror::Error;
 use types::{ClusterId, MemberId};
 use wal::{SnapDir, Wal};
 
-use crate::config::{BootstrapError, Config};
+use crate::bootstrap::{Beginning, go_on_alone};
+use crate::config::Config;
 
 /// The term in which a new cluster's first entries are.
 const BOOTSTRAP_TERM: u64 = 1;
@@ -43,15 +44,18 @@ pub enum StorageError {
          yet: use an empty --data-dir, and bring the data over with etcdctl"
     )]
     GoFolder(PathBuf),
-    /// A new cluster can't be made as configured.
-    #[error(transparent)]
-    Bootstrap(#[from] BootstrapError),
-    /// The log can't be read.
-    #[error(transparent)]
-    Log(#[from] wal::OpenError),
     /// The log can't be written.
     #[error("cannot write the raft log: {0}")]
     LogWrite(#[from] wal::WriteError),
+    /// The configuration in the log makes no sense.
+    #[error("cannot make a new cluster of this data: {0}")]
+    Alone(#[from] consensus::ConfChangeError),
+    /// There is no log, and nobody said how to begin one.
+    #[error("the raft log in {0} has vanished since this start began")]
+    NoLog(PathBuf),
+    /// The log can't be read.
+    #[error(transparent)]
+    Log(#[from] wal::OpenError),
     /// The log does not say whose it is.
     #[error("the raft log in {0} does not say whose it is; it is damaged or not a member's")]
     NoMetadata(PathBuf),
@@ -100,8 +104,12 @@ impl Storage {
         Wal::exists(disk, &config.wal_path())
     }
 
-    /// Opens the member's disk, or makes the first member of a new cluster.
-    pub fn open(disk: Arc<dyn Disk>, config: &Config) -> Result<Storage, StorageError> {
+    /// Opens the member's disk. One that is empty becomes that of the member that `beginning` describes.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: &Config,
+        beginning: Option<&Beginning>,
+    ) -> Result<Storage, StorageError> {
         let member = config.member_dir();
         let folder = |error| StorageError::Folder {
             path: member.clone(),
@@ -120,8 +128,8 @@ impl Storage {
             ..Default::default()
         };
         if !Wal::exists(&*disk, &wal_dir) {
-            config.check_bootstrap()?;
-            create_log(&disk, &wal_dir, &metadata(config), options)?;
+            let beginning = beginning.ok_or_else(|| StorageError::NoLog(wal_dir.clone()))?;
+            create_log(&disk, &wal_dir, beginning, options)?;
         }
         let valid = Wal::snapshots(&*disk, &wal_dir)?;
         let loaded = snaps.load_newest(&valid).map_err(StorageError::Snapshots)?;
@@ -137,7 +145,7 @@ impl Storage {
             term: snapshot.term,
             conf_state: None,
         };
-        let (mut wal, mut replay) = Wal::open(disk.clone(), &wal_dir, &start, options)?;
+        let (mut wal, replay) = Wal::open(disk.clone(), &wal_dir, &start, options)?;
         if let Some(repaired) = &replay.repaired {
             tracing::warn!(
                 path = %repaired.file.display(),
@@ -151,11 +159,6 @@ impl Storage {
                 .ok()
                 .filter(|metadata| metadata.node_id != 0)
                 .ok_or_else(|| StorageError::NoMetadata(wal_dir.clone()))?;
-        if snapshot.index == 0 && replay.entries.is_empty() {
-            // A crash came between the log's first record and the members: write them again.
-            (replay.entries, replay.hard_state) = first_entries(&mut wal, config)?;
-        }
-
         let store_options = store::Options {
             replay_from: snapshot.index + 1,
             ..Default::default()
@@ -178,7 +181,7 @@ impl Storage {
                 wal: wal_dir,
             });
         }
-        let restored = Restored {
+        let mut restored = Restored {
             hard_state: replay.hard_state,
             snapshot,
             entries: replay.entries,
@@ -186,6 +189,17 @@ impl Storage {
             conf_state: recovered.commit.conf_state.clone().unwrap_or_default(),
         };
         let (id, cluster_id) = (MemberId(node_id), ClusterId(cluster_id));
+        if config.force_new_cluster {
+            let entries = go_on_alone(id, &mut restored)?;
+            wal.append(&entries, Some(&restored.hard_state));
+            wal.sync()?;
+            tracing::warn!(
+                "local-member-id" = %id,
+                "cluster-id" = %cluster_id,
+                "commit-index" = restored.hard_state.commit,
+                "forcing restart member: the cluster has this member only from now on"
+            );
+        }
         Ok(Storage {
             id,
             cluster_id,
@@ -198,35 +212,11 @@ impl Storage {
     }
 }
 
-/// The members of the initial cluster, with the ids they will have.
-fn initial_members(config: &Config) -> Vec<machine::Member> {
-    let members = config.initial_cluster.iter().map(|(name, urls)| {
-        let peer_urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
-        let id = member_id(&peer_urls, &config.initial_cluster_token, None);
-        machine::Member {
-            id,
-            peer_urls,
-            is_learner: false,
-            name: name.clone(),
-            client_urls: Vec::new(),
-        }
-    });
-    members.collect()
-}
-
-fn metadata(config: &Config) -> etcdserverpb::Metadata {
-    let members = initial_members(config);
-    let own = members.iter().find(|member| member.name == config.name);
-    etcdserverpb::Metadata {
-        node_id: own.map_or(0, |member| member.id.0),
-        cluster_id: cluster_id(members.iter().map(|member| member.id)).0,
-    }
-}
-
+/// Makes the log of a new member. A founder's has the first members in it from the start.
 fn create_log(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    metadata: &etcdserverpb::Metadata,
+    beginning: &Beginning,
     options: wal::Options,
 ) -> Result<(), StorageError> {
     let folder = |error| StorageError::Folder {
@@ -234,23 +224,21 @@ fn create_log(
         error,
     };
     disk.create_dir_all(env::parent(dir)).map_err(folder)?;
-    Wal::create(disk.clone(), dir, &metadata.encode_to_vec(), options).map_err(folder)?;
-    Ok(())
-}
-
-/// Puts the initial members into an empty log.
-fn first_entries(
-    wal: &mut Wal,
-    config: &Config,
-) -> Result<(Vec<raftpb::Entry>, raftpb::HardState), StorageError> {
-    config.check_bootstrap()?;
-    let entries = bootstrap_entries(&initial_members(config));
+    let metadata = etcdserverpb::Metadata {
+        node_id: beginning.id.0,
+        cluster_id: beginning.cluster_id.0,
+    };
+    let entries = match beginning.founds {
+        true => bootstrap_entries(&beginning.members),
+        false => Vec::new(),
+    };
     let hard_state = raftpb::HardState {
         term: BOOTSTRAP_TERM,
         vote: 0,
         commit: entries.len() as u64,
     };
-    wal.append(&entries, Some(&hard_state));
-    wal.sync()?;
-    Ok((entries, hard_state))
+    let hard_state = beginning.founds.then_some(&hard_state);
+    let metadata = metadata.encode_to_vec();
+    Wal::create_with(disk.clone(), dir, &metadata, &entries, hard_state, options).map_err(folder)?;
+    Ok(())
 }

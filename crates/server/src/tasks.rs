@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, LeaseRevokeRequest};
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use types::{ErrorKind, LeaseId};
+use types::{ErrorKind, LeaseId, Term};
 
 use crate::config::AutoCompaction;
 use crate::node::Node;
@@ -21,6 +21,8 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 const EXPIRED_PER_ROUND: usize = 500;
 /// Revokes under way at a time.
 const REVOKES_IN_FLIGHT: usize = 16;
+/// How long a removed member stays.
+const DEPARTURE: Duration = Duration::from_secs(1);
 /// How often the version is looked after.
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 /// How often the revisions to keep are counted.
@@ -74,6 +76,18 @@ pub async fn publish(node: Node) {
     );
 }
 
+/// Waits until this member is removed from its cluster, and a little longer, for the others to hear from it
+/// that it knows.
+pub async fn depart(node: Node) {
+    node.board.wait_departure().await;
+    tracing::warn!(
+        "local-member-id" = %node.id,
+        "cluster-id" = %node.cluster_id,
+        "this member was removed from its cluster and stops; its data is of no more use"
+    );
+    tokio::time::sleep(DEPARTURE).await;
+}
+
 /// As the leader, sets the cluster version once it can be higher than it is.
 pub async fn agree_on_version(node: Node) {
     loop {
@@ -107,26 +121,25 @@ pub async fn expire_leases(node: Node) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        let term = node.board.raft().term;
         let expired = node.lessor.lock().expired(node.now_ms(), EXPIRED_PER_ROUND);
         for leases in expired.chunks(REVOKES_IN_FLIGHT) {
-            let revokes = leases.iter().map(|lease| revoke(&node, *lease));
+            let revokes = leases.iter().map(|lease| revoke(&node, term, *lease));
             futures_util::future::join_all(revokes).await;
         }
     }
 }
 
-async fn revoke(node: &Node, lease: LeaseId) {
-    let request = LeaseRevokeRequest { id: lease.0 };
-    match node
-        .propose(InternalRaftRequest {
-            lease_revoke: Some(request),
-            ..Default::default()
-        })
-        .await
-    {
+/// Revokes a lease whose time was over in `term`, by the clock of its leader.
+async fn revoke(node: &Node, term: Term, lease: LeaseId) {
+    let request = InternalRaftRequest {
+        lease_revoke: Some(LeaseRevokeRequest { id: lease.0 }),
+        ..Default::default()
+    };
+    match node.propose_as_leader(term, request).await {
         Ok(_) => node.metrics.debugging_server_lease_expired_total.inc(),
-        // Its owner was faster, or the member is ending; anything else is tried again by the lessor.
-        Err(ErrorKind::LeaseNotFound | ErrorKind::Stopped) => {}
+        // Its owner was faster, another member leads, or this one is ending; anything else is tried again by the lessor.
+        Err(ErrorKind::LeaseNotFound | ErrorKind::NotPrimary | ErrorKind::Stopped) => {}
         Err(error) => tracing::warn!("lease-id" = %lease, error = %error, "failed to revoke lease"),
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use server::metrics::Metrics;
 
-const PEERS: &str = "comes with the connections between members";
 const MEMBERS: &str = "comes with learners and their promotion";
 const AUTH: &str = "comes with users and roles";
 const BBOLT: &str = "a phase of bbolt's commit, which the store does not have";
@@ -13,27 +12,11 @@ const V2: &str = "belongs to etcd's second API, which is not served";
 const PROXY: &str = "belongs to `etcd grpc-proxy start`";
 
 /// Names, or beginnings of names with `*`, and why they are not declared.
-const NOT_DECLARED: [(&str, &str); 21] = [
+const NOT_DECLARED: [(&str, &str); 5] = [
     ("etcd_debugging_auth_revision", AUTH),
     ("etcd_debugging_disk_backend_commit_*", BBOLT),
     ("etcd_debugging_store_*", V2),
     ("etcd_grpc_proxy_*", PROXY),
-    ("etcd_network_active_peers", PEERS),
-    ("etcd_network_disconnected_peers_total", PEERS),
-    ("etcd_network_known_peers", PEERS),
-    ("etcd_network_peer_received_bytes_total", PEERS),
-    ("etcd_network_peer_received_failures_total", PEERS),
-    ("etcd_network_peer_round_trip_time_seconds", PEERS),
-    ("etcd_network_peer_sent_bytes_total", PEERS),
-    ("etcd_network_peer_sent_failures_total", PEERS),
-    ("etcd_network_snapshot_receive_failures", PEERS),
-    ("etcd_network_snapshot_receive_inflights_total", PEERS),
-    ("etcd_network_snapshot_receive_success", PEERS),
-    ("etcd_network_snapshot_receive_total_duration_seconds", PEERS),
-    ("etcd_network_snapshot_send_failures", PEERS),
-    ("etcd_network_snapshot_send_inflights_total", PEERS),
-    ("etcd_network_snapshot_send_success", PEERS),
-    ("etcd_network_snapshot_send_total_duration_seconds", PEERS),
     ("etcd_server_learner_promote_*", MEMBERS),
 ];
 

@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "wal",
             "store",
             "bolt",
+            "peer",
         ],
     ),
     ("etcd", &["server"]),

@@ -26,7 +26,6 @@ use Support::{Inert, Missing, Served};
 const TLS: &str = "this version speaks plain HTTP only; leave the TLS flags out, and put a TLS proxy in front \
                    where the network is not trusted";
 const AUTH: &str = "users and tokens are not served by this version; leave the flag out";
-const PEERS: &str = "a cluster has one member in this version; leave the flag out";
 const DISCOVERY: &str = "name the members with --initial-cluster instead";
 const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
 const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
@@ -169,12 +168,12 @@ flags! {
     client_cert_allowed_hostname: Vec<String> = "", Missing(TLS), "Host names client certificates may bear.";
     trusted_ca_file: String = "", Missing(TLS), "CA of client certificates.";
     auto_tls: bool = "false", Missing(TLS), "Make a self-signed certificate for the client ports.";
-    peer_cert_file: String = "", Missing(TLS), "Certificate of the peer ports.";
-    peer_key_file: String = "", Missing(TLS), "Its key.";
-    peer_client_cert_file: String = "", Missing(TLS), "Certificate this member shows to other members.";
-    peer_client_key_file: String = "", Missing(TLS), "Its key.";
-    peer_client_cert_auth: bool = "false", Missing(TLS), "Ask members for a certificate.";
-    peer_trusted_ca_file: String = "", Missing(TLS), "CA of members' certificates.";
+    peer_cert_file: String = "", Served, "Certificate of the peer ports.";
+    peer_key_file: String = "", Served, "Its key.";
+    peer_client_cert_file: String = "", Served, "Certificate this member shows to other members.";
+    peer_client_key_file: String = "", Served, "Its key.";
+    peer_client_cert_auth: bool = "false", Served, "Ask members for a certificate.";
+    peer_trusted_ca_file: String = "", Served, "CA of members' certificates.";
     peer_auto_tls: bool = "false", Missing(TLS), "Make a self-signed certificate for the peer ports.";
     peer_crl_file: String = "", Missing(TLS), "Revoked members' certificates.";
     peer_cert_allowed_cn: Vec<String> = "", Missing(TLS), "Common names members' certificates may bear.";
@@ -229,7 +228,7 @@ flags! {
 }
 "Unsafe" {
     unsafe_no_fsync: bool = "false", Served, "Do not wait for the disk. Loses data.";
-    force_new_cluster: bool = "false", Missing(PEERS), "Make a cluster of one member from this data.";
+    force_new_cluster: bool = "false", Served, "Make a cluster of one member from this data.";
 }
 "Features" {
     feature_gates: Gates = "", Served, "Feature gates, as name=true,name=false.";

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::edge::{Edge, GrpcService, NoGrpc};
 use super::lanes::Lanes;
@@ -30,6 +31,8 @@ use crate::metrics::Metrics;
 pub struct Limits {
     /// Time for the first request; a client that has none yet comes back when it has.
     pub first_request: Duration,
+    /// Time for a TLS handshake.
+    pub handshake: Duration,
     /// Time for the head of a request, and between requests of an HTTP/1 connection.
     pub request_head: Duration,
     /// Time that requests have to end when the server stops.
@@ -51,8 +54,12 @@ const HEADERS_BYTES_MAX: u32 = 64 << 10;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// Connections to the metrics port and to the peer port. Scrapers and probes are few.
-const OTHER_CONNECTIONS_MAX: usize = 64;
+/// Connections to the metrics port. Scrapers and probes are few.
+const METRICS_CONNECTIONS_MAX: usize = 64;
+
+/// Connections to the peer port: two streams, a few posts and a probe of every member, twice over while
+/// old ones are given up, in a cluster larger than any that makes sense.
+const PEER_CONNECTIONS_MAX: usize = 512;
 
 /// How long accepting pauses when the system has no socket to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,6 +69,7 @@ impl Limits {
     pub fn new(config: &Config) -> Self {
         Limits {
             first_request: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
             request_head: Duration::from_secs(5 * 60),
             drain: Duration::from_secs(1),
             streams_max: config.max_concurrent_streams,
@@ -113,18 +121,30 @@ impl Ports {
 
     /// Serves metrics and health. Needs no leader.
     pub fn serve_metrics<V: Vitals>(&self, listeners: &mut Listeners, site: Site<V>) {
-        self.serve_http(Port::Metrics, take(&mut listeners.metrics), site);
+        let edge = Edge::http(site);
+        self.serve_all(
+            Port::Metrics,
+            take(&mut listeners.metrics),
+            &edge,
+            METRICS_CONNECTIONS_MAX,
+        );
     }
 
-    /// Serves what there is on the peer port.
-    pub fn serve_peers<V: Vitals>(&self, listeners: &mut Listeners, site: Site<V>) {
-        self.serve_http(Port::Peer, take(&mut listeners.peer), site);
+    /// Serves the other members.
+    pub fn serve_peers<V: Vitals>(&self, listeners: &mut Listeners, edge: &Edge<NoGrpc, V>) {
+        self.serve_all(Port::Peer, take(&mut listeners.peer), edge, PEER_CONNECTIONS_MAX);
     }
 
-    fn serve_http<V: Vitals>(&self, port: Port, listeners: Vec<Listener>, site: Site<V>) {
-        let room = Arc::new(Semaphore::new(OTHER_CONNECTIONS_MAX));
+    fn serve_all<V: Vitals>(
+        &self,
+        port: Port,
+        listeners: Vec<Listener>,
+        edge: &Edge<NoGrpc, V>,
+        connections_max: usize,
+    ) {
+        let room = Arc::new(Semaphore::new(connections_max));
         for listener in listeners {
-            self.serve::<NoGrpc, V>(port, listener, Edge::http(site.clone()), Arc::clone(&room));
+            self.serve(port, listener, edge.clone(), Arc::clone(&room));
         }
     }
 
@@ -167,6 +187,7 @@ impl Ports {
             limits: Arc::clone(&self.limits),
             protocol: Arc::clone(&self.protocol),
             stopping: self.stopping.subscribe(),
+            tls: listener.tls.clone(),
             edge,
             room,
         };
@@ -188,6 +209,7 @@ struct Door<G, V> {
     limits: Arc<Limits>,
     protocol: Arc<Builder<TokioExecutor>>,
     stopping: watch::Receiver<bool>,
+    tls: Option<TlsAcceptor>,
     edge: Edge<G, V>,
     /// A permit for each connection; accepting waits for one.
     room: Arc<Semaphore>,
@@ -261,11 +283,20 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
     {
         let (limits, protocol) = (Arc::clone(&self.limits), Arc::clone(&self.protocol));
         let (edge, stopping) = (self.edge.clone(), self.stopping.clone());
+        let tls = self.tls.clone();
         self.lanes.spawn(async move {
             let _permit = permit;
-            match accepted.and_then(open) {
-                Ok(socket) => attend(socket, edge, &protocol, &limits, stopping).await,
-                Err(error) => tracing::warn!(error = %error, "failed to take over a connection"),
+            let socket = match accepted.and_then(open) {
+                Ok(socket) => socket,
+                Err(error) => return tracing::warn!(error = %error, "failed to take over a connection"),
+            };
+            let Some(tls) = tls else {
+                return attend(socket, edge, &protocol, &limits, stopping).await;
+            };
+            match timeout(limits.handshake, tls.accept(socket)).await {
+                Ok(Ok(socket)) => attend(socket, edge, &protocol, &limits, stopping).await,
+                Ok(Err(error)) => tracing::warn!(error = %error, "rejected connection on peer endpoint"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
         });
     }

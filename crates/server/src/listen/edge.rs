@@ -15,7 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use crate::http::{Answer, Site, Vitals, not_found};
+use crate::http::{Desk, Site, Vitals, not_found};
 use crate::metrics::{Answering, Metered, MeteredBody, Metrics};
 use crate::node::Node;
 
@@ -55,6 +55,34 @@ impl<S> GrpcService for S where
 pub struct Edge<G, V = Node> {
     grpc: Option<Metered<G>>,
     site: Option<Site<V>>,
+    peers: Option<PeerEdge>,
+}
+
+/// What members ask of each other, beside what everybody may ask.
+#[derive(Clone)]
+pub struct PeerEdge {
+    /// Raft.
+    pub transport: Arc<peer::Transport>,
+    /// Everything else.
+    pub desk: Desk,
+}
+
+impl PeerEdge {
+    /// Whether a request for this path is for members.
+    fn knows(path: &str) -> bool {
+        peer::Transport::is_raft_path(path) || Desk::knows(path)
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Response<EdgeBody> {
+        match peer::Transport::is_raft_path(request.uri().path()) {
+            true => self.transport.serve(request).await.map(EdgeBody::Raft),
+            false => self
+                .desk
+                .answer(request)
+                .await
+                .map(|body| EdgeBody::Http(body.into())),
+        }
+    }
 }
 
 impl<V> Edge<NoGrpc, V> {
@@ -63,6 +91,15 @@ impl<V> Edge<NoGrpc, V> {
         Edge {
             grpc: None,
             site: Some(site),
+            peers: None,
+        }
+    }
+
+    /// For the other members.
+    pub fn peers(site: Site<V>, peers: PeerEdge) -> Self {
+        Edge {
+            peers: Some(peers),
+            ..Edge::http(site)
         }
     }
 }
@@ -73,6 +110,7 @@ impl<G: GrpcService, V> Edge<G, V> {
         Edge {
             grpc: Some(Metered::new(services, metrics)),
             site,
+            peers: None,
         }
     }
 
@@ -95,13 +133,21 @@ impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Edge<G, V> {
         if let Some(grpc) = self.grpc.as_ref().filter(|_| is_grpc(request.headers())) {
             return Reply::Grpc(grpc.call(request));
         }
+        if let Some(peers) = self
+            .peers
+            .clone()
+            .filter(|_| PeerEdge::knows(request.uri().path()))
+        {
+            return Reply::Http(Box::pin(peers.answer(request)));
+        }
         let (head, _) = request.into_parts();
         let site = self.site.clone();
         Reply::Http(Box::pin(async move {
-            match site {
+            let answer = match site {
                 Some(site) => site.answer(&head).await,
                 None => not_found(),
-            }
+            };
+            answer.map(|body| EdgeBody::Http(body.into()))
         }))
     }
 }
@@ -117,7 +163,7 @@ pub enum Reply<F> {
     /// By the gRPC services.
     Grpc(Answering<F>),
     /// By an endpoint.
-    Http(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Http(Pin<Box<dyn Future<Output = Response<EdgeBody>> + Send>>),
 }
 
 impl<F> Future for Reply<F>
@@ -129,10 +175,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
             Reply::Grpc(reply) => Pin::new(reply).poll(cx).map_ok(|reply| reply.map(EdgeBody::Grpc)),
-            Reply::Http(reply) => reply
-                .as_mut()
-                .poll(cx)
-                .map(|reply| Ok(reply.map(|body| EdgeBody::Http(body.into())))),
+            Reply::Http(reply) => reply.as_mut().poll(cx).map(Ok),
         }
     }
 }
@@ -143,6 +186,8 @@ pub enum EdgeBody {
     Grpc(MeteredBody<tonic::body::Body>),
     /// Of an endpoint.
     Http(Full<Bytes>),
+    /// Of raft's transport.
+    Raft(peer::ResponseBody),
 }
 
 impl Body for EdgeBody {
@@ -156,6 +201,7 @@ impl Body for EdgeBody {
         match &mut *self {
             EdgeBody::Grpc(body) => Pin::new(body).poll_frame(cx),
             EdgeBody::Http(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            EdgeBody::Raft(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
@@ -163,6 +209,7 @@ impl Body for EdgeBody {
         match self {
             EdgeBody::Grpc(body) => body.is_end_stream(),
             EdgeBody::Http(body) => body.is_end_stream(),
+            EdgeBody::Raft(body) => body.is_end_stream(),
         }
     }
 
@@ -170,6 +217,7 @@ impl Body for EdgeBody {
         match self {
             EdgeBody::Grpc(body) => body.size_hint(),
             EdgeBody::Http(body) => body.size_hint(),
+            EdgeBody::Raft(body) => body.size_hint(),
         }
     }
 }

@@ -44,6 +44,11 @@ impl Lanes {
         self.lanes.len()
     }
 
+    /// The runtime of lane `lane`, counted from 0.
+    pub fn handle(&self, lane: usize) -> Handle {
+        self.lanes[lane].handle.clone()
+    }
+
     /// Runs a task on lane `lane`, counted from 0.
     pub fn spawn_on(&self, lane: usize, task: impl Future<Output = ()> + Send + 'static) {
         self.lanes[lane].handle.spawn(task);

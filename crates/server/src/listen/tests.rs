@@ -168,7 +168,7 @@ fn metrics_and_peers_have_ports_without_clients() {
     let (metrics, peer) = (server.site(Port::Metrics), server.site(Port::Peer));
     let ports = server.ports.as_ref().unwrap();
     ports.serve_metrics(&mut server.listeners, metrics);
-    ports.serve_peers(&mut server.listeners, peer);
+    ports.serve_peers(&mut server.listeners, &Edge::http(peer));
     let mut stream = TcpStream::connect(metrics_address).unwrap();
     assert!(ask(&mut stream, "/livez", "").starts_with("HTTP/1.1 200"));
     let mut stream = TcpStream::connect(peer_address).unwrap();

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use proto::etcdserverpb::AlarmType;
 use proto::raftpb::{ConfState, Entry};
 use store::Store;
-use types::{Index, Term};
+use types::{Index, MemberId, Term};
 
 use super::Failure;
 use super::housekeeping::Chore;
@@ -26,6 +26,7 @@ use crate::board::{Board, Replicated};
 use crate::go;
 use crate::inbox::Inbox;
 use crate::metrics::{Histogram, Metrics};
+use crate::peers::Peers;
 use crate::replies::{Done, Replies};
 
 /// Committed entries that may wait for apply. More than the backlog at which requests are refused, so
@@ -38,6 +39,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Everything the loop owns or speaks to.
 pub struct ApplyLoop {
+    /// This member.
+    pub id: MemberId,
     /// Committed entries come in here.
     pub inbox: Arc<Inbox<Entry>>,
     /// The replicated state machine.
@@ -60,6 +63,8 @@ pub struct ApplyLoop {
     pub watches: WatchHandle,
     /// The member.
     pub member: Arc<Member>,
+    /// The way to the other members.
+    pub peers: Arc<Peers>,
     /// The housekeeper.
     pub chores: Arc<Inbox<Chore>>,
     /// Applied entries between two raft snapshots.
@@ -220,6 +225,9 @@ impl ApplyLoop {
             Effect::ConfChange(change) => {
                 self.post_replicated();
                 self.member.deliver(Order::ConfChange { index, change });
+                if self.machine.membership().is_removed(self.id) {
+                    self.board.post_departure();
+                }
             }
             Effect::Compaction(revision) => {
                 self.watches.tell(Request::Compacted(revision));
@@ -246,8 +254,11 @@ impl ApplyLoop {
                 .set_cluster_version(&version.minor_version().to_string());
         }
         let downgrade = cluster.downgrade();
+        let membership = self.machine.membership();
+        self.peers.follow(membership);
         self.board.post_replicated(Replicated {
-            members: self.machine.membership().to_messages(),
+            membership: membership.clone(),
+            members: membership.to_messages(),
             alarms,
             cluster_version: cluster.version().map(|version| version.to_string()),
             storage_version: cluster.storage().map(|version| version.to_string()),

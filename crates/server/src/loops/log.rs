@@ -16,6 +16,7 @@ use super::housekeeping::Chore;
 use super::member::{Member, Order};
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 
 /// Appends that may wait for the disk. Each holds entries that are in memory anyway.
 pub const APPENDS_MAX: usize = 4096;
@@ -40,6 +41,8 @@ pub struct LogLoop {
     pub preparer: Preparer,
     /// The member.
     pub member: Arc<Member>,
+    /// The other members, for what may be said when it is on the disk.
+    pub peers: Arc<Peers>,
     /// The housekeeper, who makes segments.
     pub chores: Arc<Inbox<Chore>>,
     /// What is counted and timed.
@@ -55,11 +58,13 @@ impl LogLoop {
         let mut asked = true;
         while self.inbox.drain(&mut writes, None) {
             let (mut persisted, mut release) = (None, None);
+            let mut promises = Vec::new();
             for write in writes.drain(..) {
                 match write {
                     Write::Append(append) => {
                         self.wal.append(&append.entries, append.hard_state.as_ref());
                         persisted = Some(append.number);
+                        promises.extend(append.send_after);
                     }
                     Write::Snapshot(snapshot) => self.wal.save_snapshot(&walpb::Snapshot {
                         index: snapshot.index,
@@ -84,6 +89,7 @@ impl LogLoop {
                     return self.inbox.close();
                 }
             }
+            self.peers.send(promises);
             if let Some(number) = persisted {
                 self.member.deliver(Order::Persisted(number));
             }

@@ -11,19 +11,18 @@
 //! proposals are only left in the inbox: the round that learns of the sync takes them all as one, which is
 //! group commit without a timer. A thread of the clock runs a round a tick.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use consensus::{RestoreError, Restored, Role};
+use consensus::{Progress, RestoreError, Restored, Role};
 use lease::Lessor;
 use member::{Effects, Input, Payload, Proposal, Status, Ticket};
 use parking_lot::Mutex;
 use proto::raftpb::{ConfChangeV2, Entry, Message, SnapshotMetadata};
 use tokio::sync::oneshot;
-use types::{ErrorKind, Index, MemberId};
+use types::{ErrorKind, Index, MemberId, Term};
 
 use super::Failure;
 use super::log::Write;
@@ -32,6 +31,7 @@ use crate::board::{Board, Raft};
 use crate::config::Config;
 use crate::inbox::{Inbox, Refused};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::replies::{Replies, RequestId};
 
 /// Orders that may wait: as many requests as may be under way before new ones are refused.
@@ -46,8 +46,22 @@ pub enum Order {
     Propose {
         /// Who waits for it.
         id: RequestId,
-        /// The encoded request.
-        data: Bytes,
+        /// What goes into the log.
+        payload: Payload,
+        /// The term in which this member must lead, for what is only true while it does.
+        only_in: Option<Term>,
+    },
+    /// Hand the leadership over.
+    Transfer {
+        /// To whom.
+        to: MemberId,
+        /// Who asks.
+        reply: oneshot::Sender<Result<(), ErrorKind>>,
+    },
+    /// Tell how far every member is; empty unless this one leads.
+    Progress {
+        /// Who asks.
+        reply: oneshot::Sender<BTreeMap<MemberId, Progress>>,
     },
     /// Tell up to where a linearizable read must wait.
     ReadIndex {
@@ -91,12 +105,15 @@ pub struct Links {
     pub replies: Arc<Replies>,
     pub lessor: Arc<Mutex<Lessor>>,
     pub watches: WatchHandle,
+    pub peers: Arc<Peers>,
     pub metrics: Arc<Metrics>,
     pub failure: Failure,
 }
 
 /// Who waits for a read index.
 type Reader = oneshot::Sender<Result<Index, ErrorKind>>;
+/// Who waits for a transfer of the leadership.
+type Transferor = oneshot::Sender<Result<(), ErrorKind>>;
 
 /// The way to the member, and to a round of it.
 pub struct Member {
@@ -119,6 +136,7 @@ struct Rounds {
     next_tick: Instant,
     election_timeout_ms: u64,
     readers: HashMap<Ticket, Reader>,
+    transferors: HashMap<Ticket, Transferor>,
     last_ticket: u64,
     orders: Vec<Order>,
     /// The last append handed out, and the last reported persisted.
@@ -135,6 +153,7 @@ impl Member {
         config: &Config,
         id: MemberId,
         restored: Restored,
+        removed: BTreeSet<MemberId>,
         seed: u64,
         started: Instant,
         links: Links,
@@ -147,6 +166,7 @@ impl Member {
         let settings = member::Config {
             request_timeout_ms: config.request_timeout().as_millis() as u64,
             snapshot_catchup_entries: config.snapshot_catchup_entries,
+            removed,
             ..member::Config::new(raft, config.tick.as_millis() as u64)
         };
         let mut member = member::Member::new(settings, restored)?;
@@ -165,6 +185,7 @@ impl Member {
             next_tick: Instant::now() + config.tick,
             election_timeout_ms: config.election_timeout.as_millis() as u64,
             readers: HashMap::new(),
+            transferors: HashMap::new(),
             last_ticket: 0,
             orders: Vec::new(),
             appended: 0,
@@ -249,13 +270,16 @@ impl Rounds {
             .any(|order| matches!(order, Order::ConfChange { .. }));
         for order in orders.drain(..) {
             match order {
-                Order::Propose { id, data } => {
+                Order::Propose { id, payload, only_in } => {
                     proposals.push(Proposal {
                         id,
-                        payload: Payload::Request(data),
-                        urgent: false,
+                        payload,
+                        urgent: only_in.is_some(),
+                        only_in,
                     });
                 }
+                // Who asked may have gone away.
+                Order::Progress { reply } => drop(reply.send(self.member.consensus().progress())),
                 order => self.take(now_ms, order),
             }
         }
@@ -280,12 +304,16 @@ impl Rounds {
 
     fn take(&mut self, now_ms: u64, order: Order) {
         let input = match order {
-            Order::Propose { .. } => return,
+            Order::Propose { .. } | Order::Progress { .. } => return,
             Order::ReadIndex { reply } => {
-                self.last_ticket += 1;
-                let ticket = Ticket(self.last_ticket);
+                let ticket = self.ticket();
                 self.readers.insert(ticket, reply);
                 Input::ReadIndex { ticket }
+            }
+            Order::Transfer { to, reply } => {
+                let ticket = self.ticket();
+                self.transferors.insert(ticket, reply);
+                Input::TransferLeader { ticket, to }
             }
             Order::Persisted(number) => {
                 self.persisted = number;
@@ -308,6 +336,11 @@ impl Rounds {
         self.member.step(now_ms, input);
     }
 
+    fn ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
     fn tick(&mut self, now_ms: u64) {
         self.member.step(now_ms, Input::Tick);
         self.next_tick += self.tick;
@@ -319,6 +352,8 @@ impl Rounds {
 
     fn carry_out(&mut self, now_ms: u64, effects: Effects) {
         self.post(effects.status);
+        // Before the disk gets its part, so that the others write while this member does.
+        self.links.peers.send(effects.send);
         if let Some(append) = effects.append {
             self.appended = append.number;
             // Past the bound: the log's own thread may be running this round. What is under way is
@@ -328,10 +363,18 @@ impl Rounds {
         if !effects.committed.is_empty() {
             self.links.committed.push_all(effects.committed);
         }
+        for (from, error) in effects.ignored {
+            tracing::debug!("remote-peer-id" = %from, error = %error, "ignored a raft message");
+        }
         for (ticket, outcome) in effects.reads {
             if let Some(reader) = self.readers.remove(&ticket) {
                 // Whoever asked may have gone away.
                 let _ = reader.send(outcome);
+            }
+        }
+        for (ticket, outcome) in effects.transfers {
+            if let Some(transferor) = self.transferors.remove(&ticket) {
+                let _ = transferor.send(outcome);
             }
         }
         if !effects.refused.is_empty() {
@@ -364,6 +407,7 @@ impl Rounds {
             leads,
             lone_leader: status.lone_leader,
             learner: self.is_learner,
+            leader_since_ms: status.leader_since_ms,
         });
         let metrics = &self.links.metrics;
         metrics

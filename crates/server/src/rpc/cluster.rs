@@ -1,25 +1,36 @@
 //! `etcdserverpb.Cluster`. Its headers never carry a revision.
+//!
+//! Two kinds of rules guard a change. Here, before it is proposed, stand those that only this member can
+//! judge now: would a quorum of members that have started, and that answer, be left? They protect
+//! against mistakes, and `--strict-reconfig-check=false` lifts them. The others are facts of the log
+//! (the member exists already, its URL is taken), and every member judges them alike at apply.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use grpc::etcdserverpb::cluster_server;
+use machine::membership::member_id;
+use machine::{Member, MemberChange, Outcome};
 use proto::etcdserverpb::{
-    MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    self, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
     MemberUpdateResponse,
 };
 use tonic::{Request, Response, Status};
+use types::{ErrorKind, MemberId};
 
-use super::status;
+use super::{mismatch, status};
+use crate::config::Url;
+use crate::forward;
 use crate::node::Node;
+
+/// How long a member must have been connected to count as healthy.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5);
+
+/// A learner may be promoted once it has this part of the leader's log.
+const READY_PERCENT: u64 = 90;
 
 /// The service.
 pub struct Cluster(pub Node);
-
-/// Member changes need peers to change; until this version has a peer transport they are refused.
-fn not_yet() -> Status {
-    Status::unimplemented(
-        "etcdserver: this version runs clusters of one member; member changes are not supported yet",
-    )
-}
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for Cluster {
@@ -38,28 +49,187 @@ impl cluster_server::Cluster for Cluster {
         }))
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        Err(not_yet())
+    async fn member_add(
+        &self,
+        request: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
+        let node = &self.0;
+        node.admit(request.metadata())?;
+        let MemberAddRequest {
+            peer_ur_ls,
+            is_learner,
+        } = request.into_inner();
+        let peer_urls = peer_urls(&peer_ur_ls).map_err(status)?;
+        may_add(node, is_learner).map_err(status)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let member = Member {
+            id: member_id(&peer_urls, "", Some(now.as_secs())),
+            peer_urls,
+            is_learner,
+            ..Member::default()
+        };
+        let added = etcdserverpb::Member::from(&member);
+        let members = change(node, MemberChange::Add(member)).await?;
+        Ok(Response::new(MemberAddResponse {
+            header: Some(node.header_without_revision()),
+            member: Some(added),
+            members,
+        }))
     }
 
     async fn member_remove(
         &self,
-        _: Request<MemberRemoveRequest>,
+        request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        Err(not_yet())
+        let node = &self.0;
+        node.admit(request.metadata())?;
+        let id = MemberId(request.get_ref().id);
+        may_remove(node, id).map_err(status)?;
+        let members = change(node, MemberChange::Remove(id)).await?;
+        Ok(Response::new(MemberRemoveResponse {
+            header: Some(node.header_without_revision()),
+            members,
+        }))
     }
 
     async fn member_update(
         &self,
-        _: Request<MemberUpdateRequest>,
+        request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        Err(not_yet())
+        let node = &self.0;
+        node.admit(request.metadata())?;
+        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        let update = MemberChange::Update {
+            id: MemberId(id),
+            peer_urls: peer_urls(&peer_ur_ls).map_err(status)?,
+        };
+        let members = change(node, update).await?;
+        Ok(Response::new(MemberUpdateResponse {
+            header: Some(node.header_without_revision()),
+            members,
+        }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(not_yet())
+        let node = &self.0;
+        node.admit(request.metadata())?;
+        let id = MemberId(request.get_ref().id);
+        let members = match promote_here(node, id).await {
+            // The leader knows how far the learner is.
+            Err(ErrorKind::NotLeader) => forward::promote(node, id).await,
+            promoted => promoted,
+        };
+        Ok(Response::new(MemberPromoteResponse {
+            header: Some(node.header_without_revision()),
+            members: members.map_err(status)?,
+        }))
+    }
+}
+
+/// Promotes a learner, on the leader.
+///
+/// # Errors
+/// `NotLeader` elsewhere, `MemberNotFound`, `MemberNotLearner`, `LearnerNotReady`, `NotEnoughStarted`.
+pub async fn promote_here(node: &Node, id: MemberId) -> Result<Vec<etcdserverpb::Member>, ErrorKind> {
+    may_promote(node, id).await?;
+    match node.change_members(&MemberChange::Promote(id)).await?.outcome {
+        Outcome::Members(members) => Ok(members),
+        _ => Err(ErrorKind::ProposalDropped),
+    }
+}
+
+async fn change(node: &Node, change: MemberChange) -> Result<Vec<etcdserverpb::Member>, Status> {
+    let done = node.change_members(&change).await.map_err(status)?;
+    match done.outcome {
+        Outcome::Members(members) => Ok(members),
+        _ => Err(mismatch(done)),
+    }
+}
+
+/// Peer URLs of a request: at least one, each with a host and a port and nothing behind them. Sorted, as
+/// etcd keeps them.
+fn peer_urls(urls: &[String]) -> Result<Vec<String>, ErrorKind> {
+    let parsed: Result<Vec<Url>, _> = urls.iter().map(|url| Url::parse(url)).collect();
+    let mut urls: Vec<String> = match parsed {
+        Ok(urls) if !urls.is_empty() => urls.iter().map(Url::to_string).collect(),
+        _ => return Err(ErrorKind::MemberBadURLs),
+    };
+    urls.sort_unstable();
+    Ok(urls)
+}
+
+fn may_add(node: &Node, is_learner: bool) -> Result<(), ErrorKind> {
+    if !node.config.strict_reconfig_check {
+        return Ok(());
+    }
+    let replicated = node.board.replicated();
+    if !is_learner {
+        replicated.membership.may_add_voter()?;
+    }
+    let voters = replicated.membership.voters().count();
+    // The new member counts as one that does not answer yet. A single member may always get company.
+    let quorum = quorum(voters + 1);
+    match voters == 1 || healthy(node) >= quorum {
+        true => Ok(()),
+        false => Err(ErrorKind::Unhealthy),
+    }
+}
+
+fn may_remove(node: &Node, id: MemberId) -> Result<(), ErrorKind> {
+    if !node.config.strict_reconfig_check {
+        return Ok(());
+    }
+    let replicated = node.board.replicated();
+    let membership = &replicated.membership;
+    match membership.get(id) {
+        // Apply has the word for it.
+        None => return Ok(()),
+        Some(member) if member.is_learner => return Ok(()),
+        Some(_) => membership.may_remove(id)?,
+    }
+    if !node.is_connected_since(id, Instant::now()) {
+        return Ok(());
+    }
+    // It counts among the healthy ones, and will be missed.
+    let left = membership.voters().count() - 1;
+    match healthy(node) > quorum(left) {
+        true => Ok(()),
+        false => Err(ErrorKind::Unhealthy),
+    }
+}
+
+fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Voters that have been connected for a while, this member among them.
+fn healthy(node: &Node) -> usize {
+    match Instant::now().checked_sub(HEALTHY_AFTER) {
+        Some(since) => node.connected_since(since),
+        None => 1,
+    }
+}
+
+async fn may_promote(node: &Node, id: MemberId) -> Result<(), ErrorKind> {
+    let progress = node.progress().await?;
+    let Some(own) = progress.get(&node.id) else {
+        return Err(ErrorKind::NotLeader);
+    };
+    let replicated = node.board.replicated();
+    match replicated.membership.get(id) {
+        None => return Err(ErrorKind::MemberNotFound),
+        Some(member) if !member.is_learner => return Err(ErrorKind::MemberNotLearner),
+        Some(_) => {}
+    }
+    let learned = progress.get(&id).map_or(0, |learner| learner.matched);
+    if learned * 100 < own.matched * READY_PERCENT {
+        return Err(ErrorKind::LearnerNotReady);
+    }
+    match node.config.strict_reconfig_check {
+        true => replicated.membership.may_promote(),
+        false => Ok(()),
     }
 }

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 
 use grpc::etcdserverpb::lease_server;
-use lease::RenewError;
 use machine::{Outcome, check};
 use proto::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
@@ -15,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use types::{ErrorKind, LeaseId};
 
 use super::{mismatch, status};
+use crate::forward;
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -91,34 +91,10 @@ impl lease_server::Lease for Leases {
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
-        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        node.wait_primary().await.map_err(status)?;
-        let lessor = node.lessor.lock();
-        let header = Some(node.header(0));
-        let lease = match lessor.time_to_live(LeaseId(id), node.now_ms()) {
-            Ok(lease) => lease,
-            Err(ErrorKind::LeaseNotFound) => {
-                return Ok(Response::new(LeaseTimeToLiveResponse {
-                    header,
-                    id,
-                    ttl: -1,
-                    ..Default::default()
-                }));
-            }
-            Err(error) => return Err(status(error)),
-        };
-        let keys = if keys {
-            lessor.keys(LeaseId(id)).map(|key| key.to_vec().into()).collect()
-        } else {
-            Vec::new()
-        };
-        let (ttl, granted_ttl) = (lease.remaining_secs, lease.granted_secs);
+        let answer = forward::time_to_live(node, request.into_inner()).await;
         Ok(Response::new(LeaseTimeToLiveResponse {
-            header,
-            id,
-            ttl,
-            granted_ttl,
-            keys,
+            header: Some(node.header(0)),
+            ..answer.map_err(status)?
         }))
     }
 
@@ -144,27 +120,14 @@ impl lease_server::Lease for Leases {
 
 /// One renewal. A lease that is gone, or just going, is answered with TTL 0 and the stream goes on.
 async fn keep_alive(node: &Node, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
-    node.wait_primary().await.map_err(status)?;
-    loop {
-        let applied = node.board.applied();
-        let renewed = node.lessor.lock().renew(LeaseId(id), node.now_ms());
-        let ttl = match renewed {
-            Ok(renewed) => {
-                node.metrics.debugging_lease_renewed_total.inc();
-                renewed.ttl_secs
-            }
-            Err(RenewError::NotFound) => 0,
-            Err(error @ RenewError::NotPrimary) => return Err(status(error.into())),
-            // Its revoke is under way: the answer is known once that is applied.
-            Err(RenewError::Expired) => {
-                node.board.wait_applied(applied + 1).await;
-                continue;
-            }
-        };
-        return Ok(LeaseKeepAliveResponse {
-            header: Some(node.header(0)),
-            id,
-            ttl,
-        });
-    }
+    let ttl = match forward::renew(node, LeaseId(id)).await {
+        Ok(ttl) => ttl,
+        Err(ErrorKind::LeaseNotFound) => 0,
+        Err(error) => return Err(status(error)),
+    };
+    Ok(LeaseKeepAliveResponse {
+        header: Some(node.header(0)),
+        id,
+        ttl,
+    })
 }

@@ -195,15 +195,9 @@ impl maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
-        match node.leader() {
-            Some(leader) if leader != node.id => Err(status(ErrorKind::NotLeader)),
-            None => Err(status(ErrorKind::NotLeader)),
-            Some(leader) if leader == MemberId(request.get_ref().target_id) => {
-                Ok(Response::new(MoveLeaderResponse::default()))
-            }
-            // There is no other voter to move to yet.
-            Some(_) => Err(status(ErrorKind::BadLeaderTransferee)),
-        }
+        let target = MemberId(request.get_ref().target_id);
+        node.transfer_leader(target).await.map_err(status)?;
+        Ok(Response::new(MoveLeaderResponse::default()))
     }
 
     async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

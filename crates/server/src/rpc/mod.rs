@@ -15,7 +15,7 @@ use types::ErrorKind;
 use crate::node::Node;
 use crate::replies::Done;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, promote_here};
 pub use health::Health;
 pub use kv::Kv;
 pub use lease::Leases;

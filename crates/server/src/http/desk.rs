@@ -1,0 +1,168 @@
+//! The peer port beside raft's own paths: what members ask each other.
+//!
+//! | path | method | what for |
+//! |---|---|---|
+//! | `/members` | GET | the members, for one that joins |
+//! | `/members/promote/<id>` | POST | a promotion, passed on to the leader |
+//! | `/leases`, `/leases/internal` | POST | lease renewals and questions, passed on to the leader |
+//! | `/raft`, `/raft/...` | | crate `peer` |
+
+use bytes::Bytes;
+use http::header::{ALLOW, HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use prost::Message;
+use proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
+use types::{ErrorKind, LeaseId, MemberId};
+
+use super::{Answer, not_found, text, typed};
+use crate::bootstrap::CLUSTER_ID;
+use crate::forward;
+use crate::node::Node;
+use crate::rpc::promote_here;
+
+/// Bytes of a request about leases.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Who answers on the peer port.
+#[derive(Clone)]
+pub struct Desk(pub Node);
+
+impl Desk {
+    /// Whether a request for this path is answered here.
+    pub fn knows(path: &str) -> bool {
+        path == "/members" || path.starts_with("/members/promote/") || path.starts_with("/leases")
+    }
+
+    /// Answers a request.
+    pub async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        match (path.as_str(), request.method()) {
+            ("/members", &Method::GET) => self.with_cluster(self.members()),
+            ("/members", _) => self.with_cluster(not_allowed(Some("GET"))),
+            ("/leases" | "/leases/internal", &Method::POST) => match read(request).await {
+                Ok(body) if path == "/leases" => self.renew(body).await,
+                Ok(body) => self.time_to_live(body).await,
+                Err(refusal) => refusal,
+            },
+            ("/leases" | "/leases/internal", _) => not_allowed(None),
+            (path, method) => match path.strip_prefix("/members/promote/") {
+                Some(_) if method != Method::POST => self.with_cluster(not_allowed(Some("POST"))),
+                Some(id) => self.with_cluster(self.promote(id).await),
+                None => not_found(),
+            },
+        }
+    }
+
+    fn with_cluster(&self, mut answer: Answer) -> Answer {
+        let id = HeaderValue::from_str(&self.0.cluster_id.to_string());
+        if let Ok(id) = id {
+            answer
+                .headers_mut()
+                .insert(HeaderName::from_static(CLUSTER_ID), id);
+        }
+        answer
+    }
+
+    fn members(&self) -> Answer {
+        let replicated = self.0.board.replicated();
+        let members: Vec<_> = replicated.membership.members().collect();
+        let mut body = serde_json::to_vec(&members).unwrap_or_default();
+        body.push(b'\n');
+        typed(StatusCode::OK, "application/json", body)
+    }
+
+    async fn promote(&self, id: &str) -> Answer {
+        let Ok(parsed) = id.parse() else {
+            return text(
+                StatusCode::NOT_FOUND,
+                format!("member {id} not found in cluster\n"),
+            );
+        };
+        match promote_here(&self.0, MemberId(parsed)).await {
+            Ok(_) => self.members(),
+            Err(error) => {
+                let status = match error {
+                    ErrorKind::MemberNotFound => StatusCode::NOT_FOUND,
+                    ErrorKind::MemberNotLearner | ErrorKind::LearnerNotReady => {
+                        StatusCode::PRECONDITION_FAILED
+                    }
+                    _ => return internal_error(),
+                };
+                text(status, format!("{}\n", forward::promotion_text(error)))
+            }
+        }
+    }
+
+    async fn renew(&self, body: Bytes) -> Answer {
+        let Ok(LeaseKeepAliveRequest { id }) = LeaseKeepAliveRequest::decode(body) else {
+            return text(StatusCode::BAD_REQUEST, "error unmarshalling request\n");
+        };
+        match forward::renew_here(&self.0, LeaseId(id)).await {
+            Ok(ttl) => protobuf(&LeaseKeepAliveResponse {
+                header: Some(Default::default()),
+                id,
+                ttl,
+            }),
+            Err(error) => lease_error(error),
+        }
+    }
+
+    async fn time_to_live(&self, body: Bytes) -> Answer {
+        let request = LeaseInternalRequest::decode(body).ok();
+        let Some(request) = request.and_then(|request| request.lease_time_to_live_request) else {
+            return text(StatusCode::BAD_REQUEST, "error unmarshalling request\n");
+        };
+        match forward::time_to_live_here(&self.0, request).await {
+            Ok(answer) => protobuf(&LeaseInternalResponse {
+                lease_time_to_live_response: Some(answer),
+            }),
+            Err(error) => lease_error(error),
+        }
+    }
+}
+
+async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {
+    match Limited::new(request.into_body(), REQUEST_BYTES_MAX)
+        .collect()
+        .await
+    {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(text(StatusCode::PAYLOAD_TOO_LARGE, "request body too large\n"))
+        }
+        Err(_) => Err(text(StatusCode::BAD_REQUEST, "error reading body\n")),
+    }
+}
+
+fn protobuf(message: &impl Message) -> Answer {
+    typed(StatusCode::OK, "application/protobuf", message.encode_to_vec())
+}
+
+fn lease_error(error: ErrorKind) -> Answer {
+    match error {
+        ErrorKind::LeaseNotFound => text(StatusCode::NOT_FOUND, "lease not found\n"),
+        ErrorKind::TimeoutWaitAppliedIndex => text(
+            StatusCode::REQUEST_TIMEOUT,
+            "waiting for node to catch up its applied index has timed out\n",
+        ),
+        _ => text(StatusCode::BAD_REQUEST, "not a primary lessor\n"),
+    }
+}
+
+fn not_allowed(allow: Option<&'static str>) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    if let Some(allow) = allow {
+        answer
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    answer
+}
+
+fn internal_error() -> Answer {
+    let body = r#"{"message":"Internal Server Error"}"#;
+    typed(StatusCode::INTERNAL_SERVER_ERROR, "application/json", body)
+}
