@@ -145,19 +145,6 @@ pub const DIFFERENCES: &[Difference] = &[
             format!("{head}\n{tail}{body}")
         }),
     },
-    Difference {
-        name: "member-changes",
-        origin: Origin::NotYet,
-        reason: "a cluster has one member, so calls that change members are refused",
-        expected: Expected::Rewritten(|call, _| {
-            const REFUSAL: &str =
-                "etcdserver: this version runs clusters of one member; member changes are not supported yet";
-            match call.contains("etcdctl") {
-                true => format!("etcdctl: 1\n  ! Error: rpc error: code = Unimplemented desc = {REFUSAL}"),
-                false => format!("{}: Unimplemented {REFUSAL:?}", word(call)),
-            }
-        }),
-    },
 ];
 
 /// The text up to the first blank or line break.
