@@ -226,7 +226,8 @@ fn auth_write(message: &InternalRaftRequest) -> bool {
 }
 
 fn parse_version(text: &str) -> Result<Version, String> {
-    Version::parse(text).ok_or_else(|| format!("{text:?} is not a version"))
+    let version = Version::parse(text).ok_or_else(|| format!("{text:?} is not a version"))?;
+    version.check_cluster()
 }
 
 #[cfg(test)]
@@ -297,6 +298,15 @@ mod tests {
         };
         let request = decode(&v2("PUT", "/0/version", "3.5.0"));
         assert_eq!(request, Ok((7, Request::ClusterVersionSet(version))));
+    }
+
+    #[test]
+    fn a_cluster_version_we_can_not_act_at_is_not_understood() {
+        let error = decode(&v2("PUT", "/0/version", "3.8.0")).unwrap_err();
+        assert!(
+            error.contains("server version is lower than determined cluster version"),
+            "{error}"
+        );
     }
 
     #[test]

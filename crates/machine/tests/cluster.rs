@@ -296,7 +296,7 @@ fn the_storage_version_follows_the_cluster_version_from_3_6_on() {
     replica.request(cluster_version("3.5.0")).unwrap();
     assert_eq!(meta(&replica), []);
     assert_eq!(replica.machine.cluster().version(), Version::parse("3.5.0"));
-    assert_eq!(replica.machine.cluster().storage(), None);
+    assert_eq!(replica.machine.cluster().storage(), Version::parse("3.5.0"));
 }
 
 #[test]

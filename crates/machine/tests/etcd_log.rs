@@ -105,7 +105,7 @@ fn what_is_restored_from_the_tables_is_what_was_applied() {
         Replica::lease_facts(&replica.lessor)
     );
     assert_eq!(machine.cluster().version(), Version::parse("3.5.0"));
-    assert_eq!(machine.cluster().storage(), None);
+    assert_eq!(machine.cluster().storage(), Version::parse("3.5.0"));
 }
 
 #[test]
