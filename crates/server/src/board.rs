@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use machine::Membership;
+use machine::{ClusterVersion, Membership};
 use parking_lot::RwLock;
-use proto::etcdserverpb::{AlarmMember, DowngradeInfo, Member};
+use proto::etcdserverpb::{AlarmMember, Member};
 use tokio::sync::Notify;
 use types::{Index, MemberId, Term};
 
@@ -27,6 +27,7 @@ pub struct Board {
     /// Whether this member was removed from its cluster.
     departed: AtomicBool,
     departure: Notify,
+    replicated_news: Notify,
 }
 
 /// Facts of the replicated state that handlers answer from.
@@ -38,12 +39,8 @@ pub struct Replicated {
     pub members: Vec<Member>,
     /// Active alarms of all members.
     pub alarms: Vec<AlarmMember>,
-    /// The version the cluster has agreed on, such as `3.7.0`.
-    pub cluster_version: Option<String>,
-    /// The version of the stored data.
-    pub storage_version: Option<String>,
-    /// The downgrade that is under way.
-    pub downgrade: DowngradeInfo,
+    /// The version the cluster has agreed on, that of the stored data, and a downgrade under way.
+    pub versions: ClusterVersion,
 }
 
 /// Raft's side of the board, written by the member loop.
@@ -130,9 +127,26 @@ impl Board {
         }
     }
 
-    /// Waits until another leader, or none, is posted.
-    pub async fn leader_change(&self) {
-        self.leader_news.notified().await;
+    /// Waits until there is another leader than `known`, or none any more.
+    pub async fn leader_change(&self, known: Option<MemberId>) {
+        loop {
+            let news = self.leader_news.notified();
+            if self.raft().leader != known {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Waits until the members are others than `known`, or say something else of themselves.
+    pub async fn members_change(&self, known: &[Member]) {
+        loop {
+            let news = self.replicated_news.notified();
+            if self.replicated().members != known {
+                return;
+            }
+            news.await;
+        }
     }
 
     /// Posts that this member was removed from its cluster.
@@ -155,6 +169,7 @@ impl Board {
     /// Posts the replicated facts.
     pub fn post_replicated(&self, replicated: Replicated) {
         *self.replicated.write() = Arc::new(replicated);
+        self.replicated_news.notify_waiters();
     }
 
     /// The replicated facts, as last posted.

@@ -21,6 +21,7 @@ use proto::raftpb::{Entry, EntryType};
 use types::{ClusterId, MemberId};
 
 use crate::config::{BootstrapError, ClusterState, Config, Url, same_addresses};
+use crate::http::CLUSTER_ID;
 
 /// How long one member may take to list the members.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,8 +29,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const FOUNDED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of such a list: some thousand members.
 const LIST_BYTES_MAX: usize = 1 << 20;
-/// The header in which members name their cluster.
-pub const CLUSTER_ID: &str = "x-etcd-cluster-id";
 
 /// Who a member is, and who else belongs to its cluster when it begins.
 #[derive(Clone, Debug)]

@@ -23,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use proto::etcdserverpb::AlarmMember;
 use serde::Serialize;
-use types::{ErrorKind, MemberId};
+use types::{ClusterId, ErrorKind, MemberId};
 
 use crate::config::{Config, VERSION};
 use crate::metrics::{self, Metrics};
@@ -185,7 +185,7 @@ impl<V: Vitals> Inner<V> {
     }
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(body.into());
     *answer.status_mut() = status;
     answer
@@ -195,13 +195,23 @@ fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
 }
 
 /// A text that no browser may take for anything else.
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = typed(status, PLAIN, body);
     answer
         .headers_mut()
         .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
+
+/// Tells whose answer it is, as most answers on the peer port do.
+pub(crate) fn with_cluster_id(mut answer: Answer, cluster_id: ClusterId) -> Answer {
+    let id = HeaderValue::from_str(&cluster_id.to_string()).expect("hex digits are a header's value");
+    answer.headers_mut().insert(CLUSTER_ID, id);
+    answer
+}
+
+/// The header that names a cluster.
+pub const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 

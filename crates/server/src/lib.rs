@@ -3,6 +3,7 @@
 // The rim: this crate has threads, clocks and sockets.
 #![allow(clippy::disallowed_methods)]
 
+pub mod ask;
 pub mod backup;
 pub mod board;
 pub mod bootstrap;
@@ -25,6 +26,7 @@ pub mod start;
 pub mod storage;
 mod tasks;
 mod v2store;
+pub mod versions;
 
 pub use run::{RunError, run};
 

@@ -176,12 +176,14 @@ impl Node {
 
     /// The version the cluster has agreed on, such as `3.7.0`.
     pub fn cluster_version(&self) -> Option<String> {
-        self.board.replicated().cluster_version.clone()
+        let version = self.board.replicated().versions.version();
+        version.map(|version| version.to_string())
     }
 
     /// The version of the stored data, such as `3.7.0`.
     pub fn storage_version(&self) -> Option<String> {
-        self.board.replicated().storage_version.clone()
+        let version = self.board.replicated().versions.storage();
+        version.map(|version| version.to_string())
     }
 
     /// An id for a lease whose grantor did not choose one: positive.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use peer::tls::Trust;
 use thiserror::Error;
 
+use crate::ask::Ask;
 use crate::bootstrap;
 use crate::config::{BootstrapError, Config, PeerTls};
 use crate::http::{Desk, Port, Site};
@@ -15,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
 use crate::storage::Storage;
-use crate::tasks;
+use crate::{tasks, versions};
 
 /// Why a server did not start, or had to stop.
 #[derive(Debug, Error)]
@@ -96,7 +97,9 @@ pub async fn run(
     };
     peer_ports.serve_peers(&mut listeners, &Edge::peers(site(Port::Peer), peer_edge));
     ports.serve_metrics(&mut listeners, site(Port::Metrics));
-    lanes.spawn(tasks::agree_on_version(node.clone()));
+    let ask = Ask::new(node.cluster_id, node.peers.client().clone());
+    lanes.spawn(versions::agree(node.clone(), ask.clone()));
+    lanes.spawn(versions::end_downgrade(node.clone(), ask));
     lanes.spawn(tasks::expire_leases(node.clone()));
     lanes.spawn(tasks::compact(node.clone()));
 

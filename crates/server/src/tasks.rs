@@ -1,5 +1,4 @@
-//! What the member does by itself through the log: publish who it is, agree on a version, end leases,
-//! compact on schedule.
+//! What the member does by itself through the log: publish who it is, end leases, compact on schedule.
 //!
 //! These run as tasks and propose like any client would.
 
@@ -7,14 +6,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, LeaseRevokeRequest};
-use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use types::{ErrorKind, LeaseId, Term};
 
 use crate::config::AutoCompaction;
 use crate::node::Node;
 
-/// The version a cluster of members like this one agrees on.
-const CLUSTER_VERSION: &str = "3.7.0";
 /// How often the leader looks for leases whose time is over.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Leases ended in one round; the rest follows in the next, so that expiry never floods the log.
@@ -23,8 +20,6 @@ const EXPIRED_PER_ROUND: usize = 500;
 const REVOKES_IN_FLIGHT: usize = 16;
 /// How long a removed member stays.
 const DEPARTURE: Duration = Duration::from_secs(1);
-/// How often the version is looked after.
-const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 /// How often the revisions to keep are counted.
 const REVISION_COMPACTION_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Longest time between two periodic compactions, once the first is due.
@@ -86,33 +81,6 @@ pub async fn depart(node: Node) {
         "this member was removed from its cluster and stops; its data is of no more use"
     );
     tokio::time::sleep(DEPARTURE).await;
-}
-
-/// As the leader, sets the cluster version once it can be higher than it is.
-pub async fn agree_on_version(node: Node) {
-    loop {
-        let decided = node
-            .cluster_version()
-            .is_some_and(|version| version == CLUSTER_VERSION);
-        if node.board.raft().leads && !decided {
-            let set = ClusterVersionSetRequest {
-                ver: CLUSTER_VERSION.to_owned(),
-            };
-            let request = InternalRaftRequest {
-                cluster_version_set: Some(set),
-                ..Default::default()
-            };
-            match node.propose(request).await {
-                Ok(_) => tracing::info!("cluster-version" = "3.7", "set initial cluster version"),
-                Err(ErrorKind::Stopped) => return,
-                Err(error) => tracing::warn!(error = %error, "failed to update cluster version"),
-            }
-        }
-        tokio::select! {
-            _ = tokio::time::sleep(VERSION_INTERVAL) => {}
-            _ = node.board.leader_change() => {}
-        }
-    }
 }
 
 /// As the leader, ends leases whose time is over.

@@ -3,12 +3,13 @@
 //! | path | method | what for |
 //! |---|---|---|
 //! | `/members` | GET | the members, for one that joins |
+//! | `/downgrade/enabled` | GET | whether a member of an older version may join |
 //! | `/members/promote/<id>` | POST | a promotion, passed on to the leader |
 //! | `/leases`, `/leases/internal` | POST | lease renewals and questions, passed on to the leader |
 //! | `/raft`, `/raft/...` | | crate `peer` |
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderName, HeaderValue};
+use http::header::{ALLOW, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -17,11 +18,13 @@ use proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use types::{ErrorKind, LeaseId, MemberId};
 
-use super::{Answer, not_found, text, typed};
-use crate::bootstrap::CLUSTER_ID;
+use super::{Answer, not_found, text, typed, with_cluster_id};
 use crate::forward;
 use crate::node::Node;
 use crate::rpc::promote_here;
+use crate::versions;
+
+const DOWNGRADE_ENABLED: &str = "/downgrade/enabled";
 
 /// Bytes of a request about leases.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -33,7 +36,10 @@ pub struct Desk(pub Node);
 impl Desk {
     /// Whether a request for this path is answered here.
     pub fn knows(path: &str) -> bool {
-        path == "/members" || path.starts_with("/members/promote/") || path.starts_with("/leases")
+        path == "/members"
+            || path == DOWNGRADE_ENABLED
+            || path.starts_with("/members/promote/")
+            || path.starts_with("/leases")
     }
 
     /// Answers a request.
@@ -42,6 +48,8 @@ impl Desk {
         match (path.as_str(), request.method()) {
             ("/members", &Method::GET) => self.with_cluster(self.members()),
             ("/members", _) => self.with_cluster(not_allowed(Some("GET"))),
+            (DOWNGRADE_ENABLED, &Method::GET) => versions::downgrade_enabled(&self.0).await,
+            (DOWNGRADE_ENABLED, _) => self.with_cluster(not_allowed(Some("GET"))),
             ("/leases" | "/leases/internal", &Method::POST) => match read(request).await {
                 Ok(body) if path == "/leases" => self.renew(body).await,
                 Ok(body) => self.time_to_live(body).await,
@@ -56,14 +64,8 @@ impl Desk {
         }
     }
 
-    fn with_cluster(&self, mut answer: Answer) -> Answer {
-        let id = HeaderValue::from_str(&self.0.cluster_id.to_string());
-        if let Ok(id) = id {
-            answer
-                .headers_mut()
-                .insert(HeaderName::from_static(CLUSTER_ID), id);
-        }
-        answer
+    fn with_cluster(&self, answer: Answer) -> Answer {
+        with_cluster_id(answer, self.0.cluster_id)
     }
 
     fn members(&self) -> Answer {

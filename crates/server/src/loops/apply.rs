@@ -28,6 +28,7 @@ use crate::inbox::Inbox;
 use crate::metrics::{Histogram, Metrics};
 use crate::peers::Peers;
 use crate::replies::{Done, Replies};
+use crate::versions;
 
 /// Committed entries that may wait for apply. More than the backlog at which requests are refused, so
 /// that the bound is met at the edge, with an error, before it is met here.
@@ -253,19 +254,14 @@ impl ApplyLoop {
             self.metrics
                 .set_cluster_version(&version.minor_version().to_string());
         }
-        let downgrade = cluster.downgrade();
         let membership = self.machine.membership();
         self.peers.follow(membership);
+        versions::log_change(&self.board.replicated(), cluster);
         self.board.post_replicated(Replicated {
             membership: membership.clone(),
             members: membership.to_messages(),
             alarms,
-            cluster_version: cluster.version().map(|version| version.to_string()),
-            storage_version: cluster.storage().map(|version| version.to_string()),
-            downgrade: proto::etcdserverpb::DowngradeInfo {
-                enabled: downgrade.enabled,
-                target_version: downgrade.target_version.clone(),
-            },
+            versions: cluster.clone(),
         });
     }
 }

@@ -167,7 +167,8 @@ impl Housekeeper {
             index: commit.applied_index,
             term: commit.term,
         };
-        let data = v2store::encode(&replicated.members, replicated.cluster_version.as_deref());
+        let cluster_version = replicated.versions.version().map(|version| version.to_string());
+        let data = v2store::encode(&replicated.members, cluster_version.as_deref());
         let snapshot = raftpb::Snapshot {
             data: Some(data.into()),
             metadata: Some(metadata.clone()),

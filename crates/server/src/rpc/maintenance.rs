@@ -6,9 +6,10 @@ use grpc::etcdserverpb::maintenance_server;
 use machine::Outcome;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeRequest,
-    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, InternalRaftRequest,
-    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -21,6 +22,7 @@ use crate::backup;
 use crate::config::VERSION;
 use crate::node::Node;
 use crate::replies::Done;
+use crate::versions;
 
 /// Pieces of a backup that wait for a slow reader.
 const SNAPSHOT_QUEUE: usize = 8;
@@ -65,6 +67,7 @@ impl maintenance_server::Maintenance for Maintenance {
         let node = &self.0;
         node.admit_on_learner(request.metadata())?;
         let (raft, replicated) = (node.board.raft(), node.board.replicated());
+        let downgrade = replicated.versions.downgrade();
         let mut errors = Vec::new();
         if raft.leader.is_none() {
             errors.push(ErrorKind::NoLeader.text().to_owned());
@@ -81,12 +84,15 @@ impl maintenance_server::Maintenance for Maintenance {
             errors,
             db_size_in_use: node.store.size_in_use() as i64,
             is_learner: raft.learner,
-            storage_version: replicated.storage_version.clone().unwrap_or_default(),
+            storage_version: node.storage_version().unwrap_or_default(),
             db_size_quota: node
                 .config
                 .quota_bytes
                 .map_or(DEFAULT_QUOTA_BYTES, |quota| quota as i64),
-            downgrade_info: Some(replicated.downgrade.clone()),
+            downgrade_info: Some(DowngradeInfo {
+                enabled: downgrade.enabled,
+                target_version: downgrade.target_version.clone(),
+            }),
         }))
     }
 
@@ -200,10 +206,20 @@ impl maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(MoveLeaderResponse::default()))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        Err(Status::unimplemented(
-            "etcdserver: downgrades are not supported by this version yet",
-        ))
+    async fn downgrade(
+        &self,
+        request: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        let node = &self.0;
+        node.admit(request.metadata())?;
+        let DowngradeRequest { action, version } = request.into_inner();
+        let version = versions::downgrade(node, action, &version)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(DowngradeResponse {
+            header: Some(node.header(0)),
+            version,
+        }))
     }
 }
 
