@@ -17,11 +17,14 @@ use http::{Method, Request, Response, StatusCode};
 use machine::membership::{cluster_id, member_id};
 use machine::{Member, MemberChange};
 use prost::Message;
+use proto::etcdserverpb;
 use proto::raftpb::{Entry, EntryType};
 use types::{ClusterId, MemberId};
 
+use crate::ask::Ask;
 use crate::config::{BootstrapError, ClusterState, Config, Url, same_addresses};
 use crate::http::CLUSTER_ID;
+use crate::versions;
 
 /// How long one member may take to list the members.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +44,14 @@ pub struct Beginning {
     pub members: Vec<Member>,
     /// Whether they found the cluster now.
     pub founds: bool,
+}
+
+impl Beginning {
+    /// The other members, as answers list them.
+    fn others(&self) -> Vec<etcdserverpb::Member> {
+        let others = self.members.iter().filter(|member| member.id != self.id);
+        others.map(etcdserverpb::Member::from).collect()
+    }
 }
 
 /// Finds out how this member begins.
@@ -118,7 +129,14 @@ pub fn found(config: &Config) -> Beginning {
 async fn join(config: &Config, client: &peer::Client) -> Result<Beginning, BootstrapError> {
     for url in others(config) {
         match ask(client, url, ASK_TIMEOUT).await {
-            Ok((cluster_id, members)) => return match_members(config, cluster_id, members),
+            Ok((cluster_id, members)) => {
+                let beginning = match_members(config, cluster_id, members)?;
+                let ask = Ask::new(cluster_id, client.clone());
+                return match versions::may_join(&ask, &beginning.others()).await {
+                    true => Ok(beginning),
+                    false => Err(BootstrapError::Incompatible),
+                };
+            }
             Err(reason) => tracing::warn!(
                 "remote-peer-url" = url.as_str(),
                 error = reason,

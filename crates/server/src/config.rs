@@ -212,6 +212,10 @@ pub enum BootstrapError {
          `etcdctl member add`, and start it with --initial-cluster-state=existing"
     )]
     AlreadyBootstrapped(MemberId),
+    #[error(
+        "incompatible with current running cluster: its version is one that a member of {VERSION} can't act at"
+    )]
+    Incompatible,
     #[error("cannot fetch cluster info from peer urls: {0}")]
     NobodyAnswers(String),
     #[error(
