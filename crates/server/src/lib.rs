@@ -4,7 +4,6 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod ask;
-pub mod backup;
 pub mod board;
 pub mod bootstrap;
 pub mod config;
@@ -25,7 +24,6 @@ mod run;
 pub mod start;
 pub mod storage;
 mod tasks;
-mod v2store;
 pub mod versions;
 
 pub use run::{RunError, run};

@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["types", "proto", "env", "mvcc"]),
     ("bolt", &["types", "env"]),
     ("peer", &["types", "proto", "env"]),
+    ("image", &["types", "proto", "env", "mvcc", "wal", "store", "bolt"]),
     // edge and programs
     (
         "server",
@@ -42,8 +43,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "env",
             "wal",
             "store",
-            "bolt",
             "peer",
+            "image",
         ],
     ),
     ("etcd", &["server"]),

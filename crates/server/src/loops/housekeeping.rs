@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use image::v2store;
 use mvcc::{Cursor, Mvcc};
 use proto::raftpb;
 use store::{Rewriting, Store, SyncError};
@@ -20,7 +21,6 @@ use crate::go;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::node::Compactions;
-use crate::v2store;
 
 /// Chores that may wait; each kind is asked for at most once per event of its kind.
 pub const CHORES_MAX: usize = 1024;

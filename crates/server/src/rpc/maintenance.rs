@@ -18,7 +18,6 @@ use tonic::{Request, Response, Status};
 use types::{ErrorKind, MemberId};
 
 use super::{blocking, mismatch, status};
-use crate::backup;
 use crate::config::VERSION;
 use crate::node::Node;
 use crate::replies::Done;
@@ -129,7 +128,7 @@ impl maintenance_server::Maintenance for Maintenance {
             node.store
                 .snapshot()
                 .map_err(|error| error.to_string())
-                .and_then(|snapshot| backup::hash(&snapshot, finished).map_err(|error| error.to_string()))
+                .and_then(|snapshot| image::hash(&snapshot, finished).map_err(|error| error.to_string()))
         })
         .await?;
         Ok(Response::new(HashResponse {
@@ -182,7 +181,7 @@ impl maintenance_server::Maintenance for Maintenance {
                 .snapshot()
                 .map_err(|error| error.to_string())
                 .and_then(|snapshot| {
-                    backup::stream(&snapshot, finished, send).map_err(|error| error.to_string())
+                    image::backup(snapshot, finished, send).map_err(|error| error.to_string())
                 });
             if let Err(error) = sent {
                 tracing::error!(error, "failed to send a database snapshot to the client");

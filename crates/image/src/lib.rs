@@ -1,0 +1,32 @@
+//! A member's whole state as one bbolt file.
+//!
+//! The store's own files are read by nobody else. Whenever its content leaves or enters a member it is a
+//! bbolt file, exactly as Go etcd keeps it in `member/snap/db`: a backup, the snapshot a slow follower
+//! gets, a Go data folder.
+//!
+//! ```text
+//!   store ── Snapshot ──► Export ──► backup (+ SHA-256), raft snapshot, member/snap/db
+//! ```
+//!
+//! Both directions go through the file once, from front to back: there is no temporary copy, and memory
+//! stays flat whatever the size.
+//!
+//! [`v2store`] is the other half of a raft snapshot: the membership as members up to 3.5 read it.
+
+mod conf_state;
+mod export;
+pub mod v2store;
+
+pub use export::{Export, backup, hash};
+
+/// The bucket of the keys; all others are small tables.
+const KEY_BUCKET: &str = "key";
+
+/// Keys of table meta that the store keeps in its commit records.
+const CONSISTENT_INDEX: &str = "consistent_index";
+const TERM: &str = "term";
+const CONF_STATE: &str = "confState";
+
+/// Keys of table meta that name the compact revision: asked for, and carried out.
+const SCHEDULED_COMPACT: &str = "scheduledCompactRev";
+const FINISHED_COMPACT: &str = "finishedCompactRev";
