@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   store ── Snapshot ──► Export ──► backup (+ SHA-256), raft snapshot, member/snap/db
+//!   store ◄── Loaded ◄─── load  ◄── raft snapshot, member/snap/db
 //! ```
 //!
 //! Both directions go through the file once, from front to back: there is no temporary copy, and memory
@@ -15,9 +16,11 @@
 
 mod conf_state;
 mod export;
+mod import;
 pub mod v2store;
 
 pub use export::{Export, backup, hash};
+pub use import::{ImportError, Place, import, load};
 
 /// The bucket of the keys; all others are small tables.
 const KEY_BUCKET: &str = "key";

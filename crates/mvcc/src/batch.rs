@@ -72,12 +72,21 @@ impl Batch {
 
     /// Appends a put. Revisions must rise from change to change.
     pub fn put(&mut self, rev: Revision, kv: &KvFields<'_>) {
-        self.change(rev, false, kv);
+        self.change(rev, false, |arena| record::encode_change(arena, rev, false, kv));
     }
 
     /// Appends a tombstone. Revisions must rise from change to change.
     pub fn tombstone(&mut self, rev: Revision, key: &[u8]) {
-        self.change(rev, true, &KvFields::tombstone(key));
+        let kv = KvFields::tombstone(key);
+        self.change(rev, true, |arena| record::encode_change(arena, rev, true, &kv));
+    }
+
+    /// Appends a change that somebody else has made, byte for byte. Revisions must rise from change to
+    /// change.
+    pub fn copy(&mut self, rev: Revision, tombstone: bool, kv: &[u8]) {
+        self.change(rev, tombstone, |arena| {
+            record::encode_encoded(arena, rev, tombstone, kv)
+        });
     }
 
     /// Appends a change of a small table; no value means delete.
@@ -127,10 +136,10 @@ impl Batch {
         }
     }
 
-    fn change(&mut self, rev: Revision, tombstone: bool, kv: &KvFields<'_>) {
+    fn change(&mut self, rev: Revision, tombstone: bool, encode: impl FnOnce(&mut BytesMut)) {
         debug_assert!(self.changes.last().is_none_or(|last| last.rev < rev));
         let start = self.arena.len();
-        record::encode_change(&mut self.arena, rev, tombstone, kv);
+        encode(&mut self.arena);
         self.changes.push(Pending {
             rev,
             tombstone,

@@ -61,6 +61,25 @@ impl Mvcc {
         self.compacted.store(compacted, Ordering::Release);
     }
 
+    /// Goes on with the history that another member has kept: the same one up to a later revision,
+    /// compacted perhaps to a later one. `swap` exchanges the values, which from then on hold all that is
+    /// in `index`.
+    ///
+    /// A reader pinned at a revision that both histories have reads the same from either, even if it
+    /// looks at the index of one and takes the values of the other; one below the new compact revision
+    /// is refused as after any compaction.
+    pub fn replace(&self, index: KeyIndex, current: i64, compacted: i64, swap: impl FnOnce()) {
+        debug_assert!(compacted <= current && current >= self.current() && compacted >= self.compacted());
+        let mut live = self.index.write();
+        // First: who finds a value gone looks here for the reason.
+        self.compacted.store(compacted, Ordering::Release);
+        swap();
+        let old = std::mem::replace(&mut *live, index);
+        self.current.store(current, Ordering::Release);
+        drop(live);
+        drop(old);
+    }
+
     /// A view of the current revision.
     pub fn view(self: &Arc<Self>) -> View {
         View {

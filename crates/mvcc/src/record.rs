@@ -169,6 +169,12 @@ pub fn encode_change(out: &mut BytesMut, rev: Revision, tombstone: bool, kv: &Kv
     encode(out, kind, rev, kv.encoded_len(), |out| kv.encode(out));
 }
 
+/// Appends a put or tombstone record whose `KeyValue` bytes are there already.
+pub fn encode_encoded(out: &mut BytesMut, rev: Revision, tombstone: bool, kv: &[u8]) {
+    let kind = if tombstone { Kind::Tombstone } else { Kind::Put };
+    encode(out, kind, rev, kv.len(), |out| out.put_slice(kv));
+}
+
 /// Appends a table record; no value means delete.
 pub fn encode_table(out: &mut BytesMut, rev: Revision, table: Table, key: &[u8], value: Option<&[u8]>) {
     let kind = if value.is_some() {

@@ -141,3 +141,28 @@ pub enum RewriteError {
     #[error(transparent)]
     Damaged(#[from] ReadError),
 }
+
+/// Why new content was not put in place of the old. Unless it is [`SyncError::Disk`] the store is as it was, and works.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The new files could not be written, or were not read back as written; they were removed.
+    #[error(transparent)]
+    Files(#[from] OpenError),
+    /// As for syncing.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// What is there has a longer history, so the new content is not its continuation.
+    #[error("the new content ends at revision {revision}, but the store is at {current} already")]
+    Older {
+        /// Revision of the new content.
+        revision: i64,
+        /// Revision of the store.
+        current: i64,
+    },
+}
+
+impl From<DiskError> for LoadError {
+    fn from(error: DiskError) -> Self {
+        LoadError::Files(error.into())
+    }
+}

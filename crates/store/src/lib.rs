@@ -34,6 +34,7 @@
 
 mod error;
 mod files;
+mod load;
 mod read;
 mod recovery;
 mod replay;
@@ -46,7 +47,8 @@ mod store;
 mod tail;
 mod writer;
 
-pub use error::{Damage, DiskError, OpenError, RewriteError, SyncError};
+pub use error::{Damage, DiskError, LoadError, OpenError, RewriteError, SyncError};
+pub use load::{Load, Loaded};
 pub use recovery::{Cut, Recovered};
 pub use rewrite::Rewriting;
 pub use snapshot::{ChangeSize, Changes, Snapshot};

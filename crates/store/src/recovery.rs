@@ -139,12 +139,12 @@ fn create(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<Manifest, Ope
 }
 
 /// What is in the files.
-struct Found {
+pub(crate) struct Found {
     sealed: Vec<Segment>,
     open: Segment,
     /// Length of the open segment's file, of which what is behind the last batch does not count.
     file_len: u64,
-    commit: Commit,
+    pub commit: Commit,
     tables: Tables,
     index: KeyIndex,
     checkpoint: Option<Position>,
@@ -154,7 +154,12 @@ struct Found {
 }
 
 impl Found {
-    fn read(disk: &dyn Disk, dir: &Path, manifest: &Manifest, replay_from: u64) -> Result<Found, OpenError> {
+    pub fn read(
+        disk: &dyn Disk,
+        dir: &Path,
+        manifest: &Manifest,
+        replay_from: u64,
+    ) -> Result<Found, OpenError> {
         let misnamed = |what| Damage::new(&dir.join(MANIFEST), 0, what);
         let opened = manifest
             .segments
@@ -267,34 +272,14 @@ impl Found {
         lock: Arc<dyn File>,
         cut: Option<Cut>,
     ) -> (Arc<Store>, Recovered) {
-        let Found {
-            sealed,
-            open,
-            commit,
-            tables,
+        let Memory {
+            state,
+            writer,
             index,
-            ..
-        } = self;
-        let all = || sealed.iter().chain([&open]);
-        let size = all().map(|segment| segment.len).sum();
-        let live = all().map(|segment| segment.extent().live).sum();
-        let writer = Writer {
-            manifest,
-            tables: Arc::new(tables.clone()),
-            checkpoint: self.checkpoint,
-            checkpoint_bytes: self.checkpoint_bytes,
-            bytes_since: self.bytes_since,
-            job: None,
-            poisoned: false,
-        };
-        let state = State {
-            sealed: Arc::new(sealed.into_iter().map(Arc::new).collect()),
-            open,
-            tail: Tail::default(),
-            synced: commit.clone(),
-            appended: commit.clone(),
-            rewriting: None,
-        };
+            size,
+            live,
+        } = self.into_memory(manifest);
+        let (commit, tables) = (state.synced.clone(), Tables::clone(&writer.tables));
         let store = Arc::new(Store {
             disk,
             dir,
@@ -317,6 +302,54 @@ impl Found {
             },
         )
     }
+
+    /// What a store over these files holds in memory.
+    pub fn into_memory(self, manifest: Manifest) -> Memory {
+        let Found {
+            sealed,
+            open,
+            commit,
+            tables,
+            index,
+            ..
+        } = self;
+        let all = || sealed.iter().chain([&open]);
+        let size = all().map(|segment| segment.len).sum();
+        let live = all().map(|segment| segment.extent().live).sum();
+        let writer = Writer {
+            manifest,
+            tables: Arc::new(tables),
+            checkpoint: self.checkpoint,
+            checkpoint_bytes: self.checkpoint_bytes,
+            bytes_since: self.bytes_since,
+            job: None,
+            poisoned: false,
+        };
+        let state = State {
+            sealed: Arc::new(sealed.into_iter().map(Arc::new).collect()),
+            open,
+            tail: Tail::default(),
+            synced: commit.clone(),
+            appended: commit,
+            rewriting: None,
+        };
+        Memory {
+            state,
+            writer,
+            index,
+            size,
+            live,
+        }
+    }
+}
+
+/// What an open store holds in memory.
+pub(crate) struct Memory {
+    pub state: State,
+    pub writer: Writer,
+    pub index: KeyIndex,
+    pub size: u64,
+    pub live: u64,
 }
 
 /// A checkpoint, if there is one.

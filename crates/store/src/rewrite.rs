@@ -229,6 +229,11 @@ impl Writer {
 }
 
 impl Job {
+    /// Name of the file that is being written.
+    pub fn output_name(&self) -> String {
+        self.output.file_name()
+    }
+
     /// Copies about `budget` bytes of live records. Returns whether that was all.
     fn copy(&mut self, budget: u64) -> Result<bool, RewriteError> {
         let mut copied = 0;

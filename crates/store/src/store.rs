@@ -163,12 +163,17 @@ impl Store {
 
     /// The size at which the open segment is sealed now.
     pub(crate) fn segment_target(&self) -> u64 {
+        self.segment_target_of(self.size())
+    }
+
+    /// The size at which segments of a store of `size` bytes are sealed.
+    pub(crate) fn segment_target_of(&self, size: u64) -> u64 {
         let Options {
             segment_bytes_min: min,
             segment_bytes_max: max,
             ..
         } = self.options;
-        (self.size() / SEGMENTS)
+        (size / SEGMENTS)
             .min(max)
             .max(min)
             .max(u64::from(SEGMENT_HEADER) + 1)

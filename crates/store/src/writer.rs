@@ -11,7 +11,7 @@ use proto::storepb::Commit;
 
 use crate::error::{DiskError, SyncError};
 use crate::files::{
-    DeadFile, MANIFEST_NEXT, Manifest, StateFile, TableEntry, checkpoint_name, write_message,
+    DeadFile, MANIFEST_NEXT, Manifest, StateFile, TableEntry, checkpoint_name, segment_name, write_message,
 };
 use crate::rewrite::Job;
 use crate::segment::{SEGMENT_HEADER, Segment, SegmentFile};
@@ -144,6 +144,24 @@ impl Writer {
                 dead: None,
             },
         )
+    }
+
+    /// The files it is responsible for.
+    pub fn file_names(&self) -> impl Iterator<Item = String> {
+        let Manifest {
+            segments,
+            state_checkpoint,
+            dead_checkpoint,
+            ..
+        } = &self.manifest;
+        let checkpoints = [state_checkpoint, dead_checkpoint]
+            .into_iter()
+            .filter(|name| !name.is_empty());
+        let segments = segments
+            .iter()
+            .map(|entry| segment_name(entry.first_revision, entry.id));
+        let job = self.job.iter().map(Job::output_name);
+        segments.chain(checkpoints.cloned()).chain(job)
     }
 
     fn edit(&mut self, store: &Store, edit: Edit) -> Result<(), SyncError> {
