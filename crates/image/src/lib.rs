@@ -17,10 +17,12 @@
 mod conf_state;
 mod export;
 mod import;
+mod received;
 pub mod v2store;
 
 pub use export::{Export, backup, hash};
 pub use import::{ImportError, Place, import, load};
+pub use received::{received, remove_received};
 
 /// The bucket of the keys; all others are small tables.
 const KEY_BUCKET: &str = "key";

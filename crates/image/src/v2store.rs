@@ -3,8 +3,24 @@
 //! Go members up to 3.5 read their cluster's members from it; newer ones and our own read the store's
 //! tables. Only what they read is written: the tree, not its history.
 
+use mvcc::Table;
 use proto::etcdserverpb::Member;
 use serde_json::{Map, Value, json};
+use store::Tables;
+
+/// Members and cluster version in a store's tables, as a v2 store.
+pub fn of_tables(tables: &Tables) -> serde_json::Result<Vec<u8>> {
+    let rows = tables.get(&Table::Members).into_iter().flatten();
+    let members = rows.map(|(_, row)| serde_json::from_slice::<machine::Member>(row));
+    let members = members
+        .map(|member| member.map(|member| Member::from(&member)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let version = tables
+        .get(&Table::Cluster)
+        .and_then(|rows| rows.get(&b"clusterVersion"[..]))
+        .map(|version| String::from_utf8_lossy(version));
+    Ok(encode(&members, version.as_deref()))
+}
 
 /// Members and cluster version as a v2 store.
 pub fn encode(members: &[Member], cluster_version: Option<&str>) -> Vec<u8> {

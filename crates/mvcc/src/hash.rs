@@ -87,7 +87,7 @@ impl Mvcc {
             let dead = !self.lives_something(revision);
             let hash = self.hash(compacted, revision, dead);
             // A compaction that came in between has changed what counts.
-            if self.compacted() == compacted {
+            if self.settled_compacted() == compacted {
                 return hash;
             }
         }

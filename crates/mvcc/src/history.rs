@@ -25,7 +25,7 @@ impl Mvcc {
         let upto_main = upto_main.min(self.current());
         let mut changes = vec![];
         let read = self.values.scan(from, upto_main, max_bytes, &mut changes);
-        let compacted = self.compacted();
+        let compacted = self.settled_compacted();
         if from.main < compacted {
             return Err(RangeError::Compacted);
         }

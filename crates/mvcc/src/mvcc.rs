@@ -53,6 +53,13 @@ impl Mvcc {
         self.compacted.load(Ordering::Acquire)
     }
 
+    /// [`compacted`](Self::compacted), after any [`replace`](Self::replace) that is under way: the values
+    /// may be exchanged already.
+    pub(crate) fn settled_compacted(&self) -> i64 {
+        let _not_replacing = self.index.read();
+        self.compacted()
+    }
+
     /// Lets readers see the history up to `current` and refuses those below `compacted`. The values
     /// of all revisions up to `current` must be readable by now.
     pub fn publish(&self, current: i64, compacted: i64) {
@@ -71,11 +78,11 @@ impl Mvcc {
     pub fn replace(&self, index: KeyIndex, current: i64, compacted: i64, swap: impl FnOnce()) {
         debug_assert!(compacted <= current && current >= self.current() && compacted >= self.compacted());
         let mut live = self.index.write();
-        // First: who finds a value gone looks here for the reason.
-        self.compacted.store(compacted, Ordering::Release);
         swap();
         let old = std::mem::replace(&mut *live, index);
+        // In this order: who is refused and tries again finds a revision that is not.
         self.current.store(current, Ordering::Release);
+        self.compacted.store(compacted, Ordering::Release);
         drop(live);
         drop(old);
     }

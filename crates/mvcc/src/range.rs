@@ -332,7 +332,7 @@ impl Reader<'_> {
     /// A revision can go between the look at the index and the read, after a compaction.
     fn explain(&self, err: ReadError) -> RangeError {
         match err {
-            ReadError::Gone(_) if self.at < self.mvcc.compacted() => RangeError::Compacted,
+            ReadError::Gone(_) if self.at < self.mvcc.settled_compacted() => RangeError::Compacted,
             err => RangeError::Read(err),
         }
     }

@@ -12,27 +12,42 @@ use machine::Membership;
 use parking_lot::Mutex;
 use peer::{Incoming, Refused, Transport};
 use proto::raftpb::Message;
+use tokio::runtime::Handle;
 use types::MemberId;
 
 use crate::board::Board;
 use crate::loops::member::{Member, Order};
+use crate::sending::{Outgoing, Sender};
 
 /// The way to the other members.
 pub struct Peers {
     id: MemberId,
     transport: Arc<Transport>,
     client: peer::Client,
+    sender: Sender,
+    inlet: Arc<Inlet>,
+    runtime: Handle,
     /// The peer URLs of those the transport knows.
     known: Mutex<BTreeMap<MemberId, Vec<String>>>,
 }
 
 impl Peers {
     /// For member `id`, which reaches nobody yet.
-    pub fn new(id: MemberId, transport: Arc<Transport>, client: peer::Client) -> Self {
+    pub fn new(
+        id: MemberId,
+        transport: Arc<Transport>,
+        client: peer::Client,
+        sender: Sender,
+        inlet: Arc<Inlet>,
+        runtime: Handle,
+    ) -> Self {
         Peers {
             id,
             transport,
             client,
+            sender,
+            inlet,
+            runtime,
             known: Mutex::default(),
         }
     }
@@ -51,6 +66,25 @@ impl Peers {
     pub fn send(&self, messages: Vec<Message>) {
         if !messages.is_empty() {
             self.transport.send(messages);
+        }
+    }
+
+    /// Sends the state of this member to those whom raft has nothing else to offer; at most as many at a
+    /// time as [`SENDING_MAX`](crate::sending::SENDING_MAX).
+    pub fn send_snapshots(&self, messages: Vec<Message>) {
+        for message in messages {
+            let (sender, transport, inlet) =
+                (self.sender.clone(), self.transport.clone(), self.inlet.clone());
+            self.runtime.spawn(async move {
+                let to = MemberId(message.to);
+                match sender.begin(message).await {
+                    Ok(Outgoing { message, len, pieces }) => transport.send_snapshot(message, len, pieces),
+                    Err(error) => {
+                        tracing::error!("remote-peer-id" = %to, error = %error, "cannot send a snapshot");
+                        inlet.snapshot_sent(to, false);
+                    }
+                }
+            });
         }
     }
 
@@ -133,12 +167,9 @@ impl Incoming for Inlet {
     }
 
     fn snapshot_path(&self, message: &Message) -> PathBuf {
-        let metadata = message
-            .snapshot
-            .as_ref()
-            .and_then(|snapshot| snapshot.metadata.as_ref());
-        let index = metadata.map_or(0, |metadata| metadata.index);
-        self.snapshots.join(format!("{index:016x}.snap.db"))
+        let snapshot = message.snapshot.as_ref();
+        let metadata = snapshot.and_then(|snapshot| snapshot.metadata.as_ref());
+        image::received(&self.snapshots, metadata.map_or(0, |metadata| metadata.index))
     }
 
     fn snapshot_received(&self, message: Message, _: PathBuf) -> Result<(), Refused> {

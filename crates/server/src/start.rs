@@ -6,22 +6,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use env::{Disk, RealDisk, Unsynced};
-use lease::Lessor;
-use machine::Machine;
-use mvcc::{Cursor, Head, KvRef, Mvcc, RangeError, Wait};
+use mvcc::{Head, Mvcc};
 use parking_lot::Mutex;
 use peer::Transport;
 use store::Store;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use types::{KeyRange, LeaseId};
 
 use crate::board::Board;
 use crate::bootstrap::Beginning;
 use crate::config::{Config, VERSION};
 use crate::ids::RequestIds;
 use crate::inbox::Inbox;
-use crate::loops::apply::{ApplyLoop, COMMITTED_MAX};
+use crate::install::{Installer, ReviveError, Revived, count_keys, revive};
+use crate::loops::apply::{ApplyLoop, COMMITTED_MAX, Committed};
 use crate::loops::housekeeping::{CHORES_MAX, Chore, Housekeeper};
 use crate::loops::log::{APPENDS_MAX, LogLoop, Write};
 use crate::loops::member::{Links, Member};
@@ -32,10 +30,8 @@ use crate::metrics::{Metrics, Network};
 use crate::node::{Compactions, Inner, Node};
 use crate::peers::{Inlet, Peers};
 use crate::replies::Replies;
+use crate::sending::Sender;
 use crate::storage::{Storage, StorageError};
-
-/// Keys read at a time when leases get their keys back.
-const REATTACH_KEYS: usize = 10_000;
 
 /// What a connection to another member may take beyond an election timeout.
 const DIAL_SLACK: Duration = Duration::from_secs(1);
@@ -46,12 +42,9 @@ pub enum StartError {
     /// Its disk is not as it should be.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A small table can't be read.
-    #[error("the store holds what this version can not read: {0}")]
-    Tables(#[from] machine::RestoreError),
-    /// A value can't be read.
-    #[error("cannot read the store: {0}")]
-    Values(#[from] RangeError),
+    /// The store's content is not understood.
+    #[error(transparent)]
+    Revive(#[from] ReviveError),
     /// Log and store do not make sense together.
     #[error(transparent)]
     Raft(#[from] consensus::RestoreError),
@@ -67,7 +60,7 @@ pub struct Running {
     /// Where a failure of a loop is reported.
     pub failure: Failure,
     log: Arc<Inbox<Write>>,
-    committed: Arc<Inbox<proto::raftpb::Entry>>,
+    committed: Arc<Inbox<Committed>>,
     chores: Arc<Inbox<Chore>>,
     sync: Arc<SyncSignals>,
     clock: JoinHandle<()>,
@@ -109,7 +102,6 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         true => Arc::new(RealDisk),
         false => Arc::new(Unsynced(RealDisk)),
     };
-    let peer_disk = disk.clone();
     let Storage {
         id,
         cluster_id,
@@ -118,36 +110,24 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         store,
         recovered,
         restored,
-    } = Storage::open(disk, &config, beginning.as_ref())?;
+    } = Storage::open(disk.clone(), &config, beginning.as_ref())?;
     let mvcc = recovered.mvcc;
-
-    let mut lessor = Lessor::new(lease::Config {
-        min_ttl_secs: lease::min_ttl_secs(config.election_timeout.as_millis() as u64),
-        revoke_retry_ms: config.request_timeout().as_millis() as u64,
-    });
-    let tables = recovered.tables.into_iter();
-    let rows = tables.flat_map(|(table, rows)| rows.into_iter().map(move |(key, value)| (table, key, value)));
-    let machine = Machine::restore(
-        machine::Config {
-            learners_max: config.max_learners,
-        },
-        &mut lessor,
-        rows,
-    )?;
-    if !lessor.is_empty() {
-        reattach(&mvcc, &mut lessor)?;
-    }
+    let Revived {
+        machine,
+        lessor,
+        commit,
+    } = revive(&config, &mvcc, recovered.tables, recovered.commit)?;
     let lessor = Arc::new(Mutex::new(lessor));
 
     let failure = Failure::default();
     let board = Arc::new(Board::default());
-    board.post_applied(recovered.commit.applied_index);
+    board.post_applied(commit.applied_index);
     let replies = Replies::new(lanes);
     let log = Arc::new(Inbox::<Write>::new(APPENDS_MAX));
     let committed = Arc::new(Inbox::new(COMMITTED_MAX));
     let chores = Arc::new(Inbox::<Chore>::new(CHORES_MAX));
     let sync = Arc::new(SyncSignals::default());
-    let compactions = Arc::new(Compactions::new(recovered.commit.compact_revision));
+    let compactions = Arc::new(Compactions::new(commit.compact_revision));
     let ids = RequestIds::new(id, unix_ms());
 
     let identity = watch::Identity {
@@ -171,7 +151,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
     metrics.set_id(id);
     metrics
         .debugging_mvcc_keys_total
-        .set(mvcc.view().count(&KeyRange::All)?);
+        .set(count_keys(&mvcc).map_err(ReviveError::from)?);
 
     let inlet = Arc::new(Inlet::new(board.clone(), config.member_dir().join("snap")));
     let transport = Transport::new(
@@ -182,13 +162,21 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
             version: VERSION,
             tls,
             dial_timeout: config.election_timeout + DIAL_SLACK,
-            disk: peer_disk,
+            disk: disk.clone(),
         },
-        peer_runtime,
+        peer_runtime.clone(),
         inlet.clone(),
         Arc::new(Network::new(metrics.clone(), id)),
     );
-    let peers = Arc::new(Peers::new(id, transport, client));
+    let sender = Sender::new(store.clone(), compactions.clone());
+    let peers = Arc::new(Peers::new(
+        id,
+        transport,
+        client,
+        sender,
+        inlet.clone(),
+        peer_runtime,
+    ));
     if let Some(beginning) = &beginning {
         peers.meet(&beginning.members);
     }
@@ -233,6 +221,12 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         member: member.clone(),
         peers: peers.clone(),
         chores: chores.clone(),
+        compactions: compactions.clone(),
+        installer: Installer {
+            disk,
+            snap_dir: config.member_dir().join("snap"),
+            config: config.clone(),
+        },
         snapshot_count: config.snapshot_count,
         snapshot_index,
         started,
@@ -245,6 +239,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         inbox: log.clone(),
         wal,
         preparer: preparer.clone(),
+        snaps: snaps.clone(),
         member: member.clone(),
         peers: peers.clone(),
         chores: chores.clone(),
@@ -388,21 +383,6 @@ fn measure(
     metrics
         .debugging_mvcc_events_total
         .ask(of(watches, |counts| counts.sent_events));
-}
-
-/// Gives leases their keys back: every stored key names its lease.
-fn reattach(mvcc: &Arc<Mvcc>, lessor: &mut Lessor) -> Result<(), RangeError> {
-    let view = mvcc.view();
-    let mut cursor = Cursor::default();
-    while !cursor.is_done() {
-        for kv in view.chunk(&KeyRange::All, false, &mut cursor, REATTACH_KEYS, Wait::Yes)? {
-            let kv = KvRef::parse(&kv).map_err(|error| mvcc::ReadError::Damaged(error.to_string()))?;
-            if kv.lease != 0 {
-                machine::attach(lessor, kv.key(), LeaseId(kv.lease));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn unix_ms() -> u64 {

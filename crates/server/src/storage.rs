@@ -5,6 +5,9 @@
 //!   member/wal/          what the member promised since
 //!   member/kv/           what it has applied; always at or behind the log
 //! ```
+//! A snapshot that the leader sent (`member/snap/<index>.snap.db`) counts once the log has a record of it; if
+//! the member stopped before it was installed, that is done now.
+//!
 //! The three are checked against each other: a store that is behind the log's beginning, or ahead of its
 //! end, was put there by somebody, and going on with it could lose acknowledged writes.
 
@@ -13,16 +16,19 @@ use std::sync::Arc;
 
 use consensus::Restored;
 use env::Disk;
+use image::ImportError;
 use machine::membership::bootstrap_entries;
 use prost::Message;
+use proto::raftpb::SnapshotMetadata;
 use proto::{etcdserverpb, raftpb, walpb};
 use store::{Recovered, Store};
 use thiserror::Error;
-use types::{ClusterId, MemberId};
+use types::{ClusterId, Index, MemberId};
 use wal::{SnapDir, Wal};
 
 use crate::bootstrap::{Beginning, go_on_alone};
 use crate::config::Config;
+use crate::install::place;
 
 /// The term in which a new cluster's first entries are.
 const BOOTSTRAP_TERM: u64 = 1;
@@ -64,7 +70,18 @@ pub enum StorageError {
     Snapshots(std::io::Error),
     /// The store can't be opened.
     #[error(transparent)]
-    Store(#[from] store::OpenError),
+    Store(store::OpenError),
+    /// The store lacks what the log does not have.
+    #[error("{error}. If a snapshot of the leader was to bring it, it was in {}, which is missing", file.display())]
+    Behind {
+        /// Where the store ends.
+        error: store::OpenError,
+        /// The snapshot's file.
+        file: PathBuf,
+    },
+    /// A snapshot from the leader can't be installed.
+    #[error(transparent)]
+    Install(#[from] ImportError),
     /// The store does not fit the log.
     #[error(
         "the store has applied the log up to entry {applied}, but the log ends at {last}: the log in {wal} is not \
@@ -159,11 +176,7 @@ impl Storage {
                 .ok()
                 .filter(|metadata| metadata.node_id != 0)
                 .ok_or_else(|| StorageError::NoMetadata(wal_dir.clone()))?;
-        let store_options = store::Options {
-            replay_from: snapshot.index + 1,
-            ..Default::default()
-        };
-        let (store, recovered) = Store::open(disk, member.join("kv"), store_options)?;
+        let (store, recovered) = open_store(&disk, &member, &snapshot)?;
         if let Some(cut) = &recovered.cut {
             tracing::info!(
                 path = %cut.file.display(),
@@ -210,6 +223,38 @@ impl Storage {
             restored,
         })
     }
+}
+
+/// Opens the store, and brings it up to the snapshot that the log begins with.
+fn open_store(
+    disk: &Arc<dyn Disk>,
+    member: &Path,
+    snapshot: &SnapshotMetadata,
+) -> Result<(Arc<Store>, Recovered), StorageError> {
+    let snap_dir = member.join("snap");
+    let file = image::received(&snap_dir, snapshot.index);
+    let is_received = disk.exists(&file);
+    let options = store::Options {
+        replay_from: if is_received { 0 } else { snapshot.index + 1 },
+        ..Default::default()
+    };
+    let (store, mut recovered) =
+        Store::open(disk.clone(), member.join("kv"), options).map_err(|error| match error {
+            error @ store::OpenError::Gap { .. } => StorageError::Behind {
+                error,
+                file: file.clone(),
+            },
+            error => StorageError::Store(error),
+        })?;
+    if recovered.commit.applied_index < snapshot.index {
+        tracing::info!(path = %file.display(), "installing the snapshot that the leader sent");
+        let loaded = image::load(&**disk, &file, &place(snapshot.clone()), &store)?;
+        recovered.commit = loaded.commit().clone();
+        recovered.tables = loaded.adopt(&recovered.mvcc).map_err(ImportError::from)?;
+    }
+    // Installed by now; or the log has no record of it, and the leader will send it again.
+    image::remove_received(&**disk, &snap_dir, Index::MAX).map_err(StorageError::Snapshots)?;
+    Ok((store, recovered))
 }
 
 /// Makes the log of a new member. A founder's has the first members in it from the start.

@@ -88,17 +88,19 @@ impl Fold {
             return Ok(());
         };
         let at = usize::try_from(behind - 1).unwrap_or(usize::MAX);
-        if at > self.replay.entries.len() {
-            return Err(Damage::Gap { index: entry.index });
+        let follows = if at > self.replay.entries.len() {
+            Err(Damage::Gap { index: entry.index })
+        } else {
+            self.replay.entries.truncate(at);
+            let before = self.replay.entries.last();
+            grows(before.map_or(self.start.term, |last| last.term), entry.term)
+        };
+        match follows {
+            Ok(()) => self.replay.entries.push(entry),
+            // The end of a log that the snapshot, when it came from the leader, has replaced.
+            Err(_) if !self.knows_start => self.replay.entries.clear(),
+            Err(damage) => return Err(damage),
         }
-        self.replay.entries.truncate(at);
-        let before = self
-            .replay
-            .entries
-            .last()
-            .map_or(self.start.term, |last| last.term);
-        grows(before, entry.term)?;
-        self.replay.entries.push(entry);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use prost::Message;
 use proto::{raftpb, snappb, walpb};
 
 /// The folder of snapshot files.
+#[derive(Clone)]
 pub struct SnapDir {
     disk: Arc<dyn Disk>,
     dir: PathBuf,

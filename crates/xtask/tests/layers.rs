@@ -26,7 +26,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["types", "proto", "env", "mvcc"]),
     ("bolt", &["types", "env"]),
     ("peer", &["types", "proto", "env"]),
-    ("image", &["types", "proto", "env", "mvcc", "wal", "store", "bolt"]),
+    (
+        "image",
+        &["types", "proto", "env", "mvcc", "machine", "wal", "store", "bolt"],
+    ),
     // edge and programs
     (
         "server",

@@ -13,7 +13,7 @@ use machine::{Applied, Effect, Machine, Outcome};
 use mvcc::{Head, KvRef};
 use parking_lot::Mutex;
 use proto::etcdserverpb::AlarmType;
-use proto::raftpb::{ConfState, Entry};
+use proto::raftpb::{self, ConfState, Entry};
 use store::Store;
 use types::{Index, MemberId, Term};
 
@@ -25,7 +25,9 @@ use super::watch::{Request, WatchHandle};
 use crate::board::{Board, Replicated};
 use crate::go;
 use crate::inbox::Inbox;
+use crate::install::{Installer, Revived, count_keys};
 use crate::metrics::{Histogram, Metrics};
+use crate::node::Compactions;
 use crate::peers::Peers;
 use crate::replies::{Done, Replies};
 use crate::versions;
@@ -38,12 +40,20 @@ const BATCH_ENTRIES_MAX: usize = 1024;
 /// Bytes of a batch, beyond which the rest goes into the next.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// What raft has decided.
+pub enum Committed {
+    /// The next entry.
+    Entry(Entry),
+    /// The entries up to this snapshot will not come: it takes the place of everything applied so far.
+    Snapshot(raftpb::Snapshot),
+}
+
 /// Everything the loop owns or speaks to.
 pub struct ApplyLoop {
     /// This member.
     pub id: MemberId,
-    /// Committed entries come in here.
-    pub inbox: Arc<Inbox<Entry>>,
+    /// What is committed comes in here.
+    pub inbox: Arc<Inbox<Committed>>,
     /// The replicated state machine.
     pub machine: Machine,
     /// Where new revisions are made.
@@ -68,6 +78,10 @@ pub struct ApplyLoop {
     pub peers: Arc<Peers>,
     /// The housekeeper.
     pub chores: Arc<Inbox<Chore>>,
+    /// Where those wait who want to know that a compaction is done.
+    pub compactions: Arc<Compactions>,
+    /// Brings in snapshots from the leader.
+    pub installer: Installer,
     /// Applied entries between two raft snapshots.
     pub snapshot_count: u64,
     /// Index of the last raft snapshot asked for.
@@ -87,21 +101,79 @@ pub struct ApplyLoop {
 impl ApplyLoop {
     /// Runs until the inbox is closed.
     pub fn run(mut self) {
-        let mut entries = Vec::new();
+        let (mut committed, mut entries) = (Vec::new(), Vec::new());
         self.post_replicated();
-        while self.inbox.drain(&mut entries, None) {
-            let mut rest = entries.as_slice();
-            while !rest.is_empty() {
-                match self.apply_batch(rest) {
-                    Ok(applied) => rest = &rest[applied..],
-                    Err(error) => {
-                        self.failure.report("cannot apply a log entry", error);
-                        return self.inbox.close();
+        while self.inbox.drain(&mut committed, None) {
+            for next in committed.drain(..) {
+                let done = match next {
+                    Committed::Entry(entry) => {
+                        entries.push(entry);
+                        continue;
                     }
+                    Committed::Snapshot(snapshot) => self
+                        .apply_all(&mut entries)
+                        .and_then(|()| self.install(&snapshot)),
+                };
+                if let Err(error) = done {
+                    return self.stop(error);
                 }
             }
-            entries.clear();
+            if let Err(error) = self.apply_all(&mut entries) {
+                return self.stop(error);
+            }
         }
+    }
+
+    fn stop(&self, (what, error): (&str, String)) {
+        self.failure.report(what, error);
+        self.inbox.close();
+    }
+
+    fn apply_all(&mut self, entries: &mut Vec<Entry>) -> Result<(), (&'static str, String)> {
+        let mut rest = entries.as_slice();
+        while !rest.is_empty() {
+            let applied = self.apply_batch(rest);
+            rest = &rest[applied.map_err(|error| ("cannot apply a log entry", error))?..];
+        }
+        entries.clear();
+        Ok(())
+    }
+
+    /// Puts the leader's snapshot in place of everything.
+    fn install(&mut self, snapshot: &raftpb::Snapshot) -> Result<(), (&'static str, String)> {
+        let began = Instant::now();
+        let metadata = snapshot.metadata.clone().unwrap_or_default();
+        let index = metadata.index;
+        let Revived {
+            machine,
+            lessor,
+            commit,
+        } = self
+            .installer
+            .install(metadata, &self.store, self.head.mvcc())
+            .map_err(|error| ("cannot install the snapshot from the leader", error.to_string()))?;
+        self.machine = machine;
+        self.head = Head::new(self.head.mvcc().clone());
+        // Without a clock, as a follower's: only an entry of its own term makes this member promote it.
+        *self.lessor.lock() = lessor;
+        self.conf_state = commit.conf_state.unwrap_or_default();
+        self.snapshot_index = index;
+        self.metrics
+            .debugging_mvcc_keys_total
+            .set(count_keys(self.head.mvcc()).map_err(|error| ("cannot read the store", error.to_string()))?);
+        self.post_replicated();
+        self.watches.replaced(commit.revision, commit.compact_revision);
+        self.compactions.carried_out(commit.compact_revision);
+        self.board.post_applied(index);
+        let removed = self.machine.membership().removed().collect();
+        self.member.deliver(Order::Installed { index, removed });
+        tracing::info!(
+            "snapshot-index" = index,
+            "current-revision" = commit.revision,
+            took = %go::duration(began.elapsed()),
+            "applied snapshot"
+        );
+        Ok(())
     }
 
     /// Applies entries from the front, as many as make one batch. Returns how many.

@@ -2,6 +2,9 @@
 //!
 //! It takes all appends that wait, writes them with one write and one fdatasync, and reports them
 //! persisted. Messages that had to wait for their append leave after that.
+//!
+//! A snapshot that the leader sent comes with an append: first its file, then the record of it, then the
+//! rest; a record without its file would keep the member from starting.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +12,7 @@ use std::time::Instant;
 use consensus::Append;
 use proto::{raftpb, walpb};
 use types::Index;
-use wal::{Preparer, Wal};
+use wal::{Preparer, SnapDir, Wal};
 
 use super::Failure;
 use super::housekeeping::Chore;
@@ -39,6 +42,8 @@ pub struct LogLoop {
     pub wal: Wal,
     /// Its supply of segments.
     pub preparer: Preparer,
+    /// The snapshot files.
+    pub snaps: SnapDir,
     /// The member.
     pub member: Arc<Member>,
     /// The other members, for what may be said when it is on the disk.
@@ -62,15 +67,20 @@ impl LogLoop {
             for write in writes.drain(..) {
                 match write {
                     Write::Append(append) => {
+                        if let Some(snapshot) = &append.snapshot
+                            && let Err(error) = self.snaps.save(snapshot)
+                        {
+                            self.failure.report("cannot write the leader's snapshot", error);
+                            return self.inbox.close();
+                        }
+                        if let Some(metadata) = append.snapshot.and_then(|snapshot| snapshot.metadata) {
+                            self.note(metadata);
+                        }
                         self.wal.append(&append.entries, append.hard_state.as_ref());
                         persisted = Some(append.number);
                         promises.extend(append.send_after);
                     }
-                    Write::Snapshot(snapshot) => self.wal.save_snapshot(&walpb::Snapshot {
-                        index: snapshot.index,
-                        term: snapshot.term,
-                        conf_state: snapshot.conf_state,
-                    }),
+                    Write::Snapshot(snapshot) => self.note(snapshot),
                     Write::Release(index) => release = Some(index),
                 }
             }
@@ -107,5 +117,14 @@ impl LogLoop {
                 tracing::warn!(error = %error, "failed to remove old log files; will try again");
             }
         }
+    }
+
+    /// Records a snapshot that is on the disk.
+    fn note(&mut self, snapshot: raftpb::SnapshotMetadata) {
+        self.wal.save_snapshot(&walpb::Snapshot {
+            index: snapshot.index,
+            term: snapshot.term,
+            conf_state: snapshot.conf_state,
+        });
     }
 }

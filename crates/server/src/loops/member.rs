@@ -20,11 +20,12 @@ use consensus::{Progress, RestoreError, Restored, Role};
 use lease::Lessor;
 use member::{Effects, Input, Payload, Proposal, Status, Ticket};
 use parking_lot::Mutex;
-use proto::raftpb::{ConfChangeV2, Entry, Message, SnapshotMetadata};
+use proto::raftpb::{ConfChangeV2, Message, SnapshotMetadata};
 use tokio::sync::oneshot;
 use types::{ErrorKind, Index, MemberId, Term};
 
 use super::Failure;
+use super::apply::Committed;
 use super::log::Write;
 use super::watch::{Request, WatchHandle};
 use crate::board::{Board, Raft};
@@ -79,6 +80,13 @@ pub enum Order {
         /// The change.
         change: ConfChangeV2,
     },
+    /// The leader's snapshot at this index has replaced the state machine.
+    Installed {
+        /// Its index.
+        index: Index,
+        /// All members that were removed by then.
+        removed: Vec<MemberId>,
+    },
     /// A raft snapshot is saved.
     Snapshotted(SnapshotMetadata),
     /// From another member.
@@ -100,7 +108,7 @@ pub enum Order {
 #[allow(missing_docs)]
 pub struct Links {
     pub log: Arc<Inbox<Write>>,
-    pub committed: Arc<Inbox<Entry>>,
+    pub committed: Arc<Inbox<Committed>>,
     pub board: Arc<Board>,
     pub replies: Arc<Replies>,
     pub lessor: Arc<Mutex<Lessor>>,
@@ -267,7 +275,7 @@ impl Rounds {
         let mut proposals = Vec::new();
         let may_change_part = orders
             .iter()
-            .any(|order| matches!(order, Order::ConfChange { .. }));
+            .any(|order| matches!(order, Order::ConfChange { .. } | Order::Installed { .. }));
         for order in orders.drain(..) {
             match order {
                 Order::Propose { id, payload, only_in } => {
@@ -327,6 +335,7 @@ impl Rounds {
                 index,
                 conf_changes: vec![(index, change)],
             },
+            Order::Installed { index, removed } => Input::Installed { index, removed },
             Order::Snapshotted(snapshot) => Input::SnapshotDone(snapshot),
             Order::Message(message) => Input::Message(message),
             Order::Unreachable(id) => Input::Unreachable(id),
@@ -354,14 +363,19 @@ impl Rounds {
         self.post(effects.status);
         // Before the disk gets its part, so that the others write while this member does.
         self.links.peers.send(effects.send);
+        self.links.peers.send_snapshots(effects.send_snapshots);
         if let Some(append) = effects.append {
             self.appended = append.number;
             // Past the bound: the log's own thread may be running this round. What is under way is
             // bounded by the requests that may be.
             self.links.log.deliver(Write::Append(append));
         }
+        if let Some(snapshot) = effects.restore {
+            self.links.committed.deliver(Committed::Snapshot(snapshot));
+        }
         if !effects.committed.is_empty() {
-            self.links.committed.push_all(effects.committed);
+            let entries = effects.committed.into_iter().map(Committed::Entry);
+            self.links.committed.push_all(entries);
         }
         for (from, error) in effects.ignored {
             tracing::debug!("remote-peer-id" = %from, error = %error, "ignored a raft message");

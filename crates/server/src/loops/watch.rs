@@ -136,6 +136,12 @@ impl WatchHandle {
         self.shared.inbox.deliver(Request::Published(revision, changes));
     }
 
+    /// The store was replaced by one that is at `revision`: what happened in between is read from it.
+    pub fn replaced(&self, revision: i64, compacted: i64) {
+        self.shared.lost.fetch_max(revision, Ordering::SeqCst);
+        self.shared.inbox.deliver(Request::Compacted(compacted));
+    }
+
     /// Tells of a compaction or a new term.
     pub fn tell(&self, request: Request) {
         self.shared.inbox.deliver(request);
