@@ -46,6 +46,7 @@ pub mod membership;
 pub mod read;
 mod request;
 mod state;
+pub mod trail;
 mod txn;
 mod version;
 

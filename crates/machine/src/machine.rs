@@ -42,6 +42,8 @@ pub struct Applied {
     pub revision: i64,
     /// What there is to do beside answering.
     pub effect: Effect,
+    /// What the entry did, in one number: see [`trail`](crate::trail).
+    pub digest: u64,
 }
 
 /// An answer. Headers in it hold a revision and nothing else.
@@ -186,6 +188,7 @@ impl Machine {
             outcome,
             revision: head.revision(),
             effect,
+            digest: head.take_digest(entry.index, entry.term),
         })
     }
 

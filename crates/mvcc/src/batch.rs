@@ -38,6 +38,23 @@ pub struct Batch {
     /// In revision order, since changes are appended as they happen.
     changes: Vec<Pending>,
     tables: Vec<TableSpan>,
+    digest: Digest,
+}
+
+/// A fold over words: one word that differs makes another number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Digest(u64);
+
+impl Digest {
+    pub(crate) fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    /// Spreads what is in the high bits over all, since digests are summed up.
+    pub(crate) fn finish(self) -> u64 {
+        let mixed = (self.0 ^ self.0 >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        mixed ^ mixed >> 32
+    }
 }
 
 /// Where a change's record is in the arena.
@@ -92,6 +109,7 @@ impl Batch {
     /// Appends a change of a small table; no value means delete.
     pub fn table(&mut self, main: i64, table: Table, key: &[u8], value: Option<&[u8]>) {
         record::encode_table(&mut self.arena, Revision::new(main, 0), table, key, value);
+        self.digest_table(table, key, value);
         let end = self.arena.len();
         let value_at = end - value.map_or(0, <[u8]>::len);
         self.tables.push(TableSpan {
@@ -136,10 +154,35 @@ impl Batch {
         }
     }
 
+    /// The digest of what was appended since it was last taken.
+    pub(crate) fn take_digest(&mut self) -> Digest {
+        std::mem::take(&mut self.digest)
+    }
+
+    /// Adds what every member has to agree on. Times of leases depend on a member's settings; members and
+    /// versions may have come from another member's folder in another form.
+    fn digest_table(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+        let value = match table {
+            Table::Members | Table::MembersRemoved | Table::Cluster | Table::Meta => return,
+            Table::Lease | Table::Alarm => value.map(|_| 0),
+            Table::Auth | Table::AuthUsers | Table::AuthRoles => value.map(crc32c::crc32c),
+        };
+        let value = value.map_or(0, |crc| 1 << 32 | u64::from(crc));
+        for word in [u64::from(table as u8), u64::from(crc32c::crc32c(key)), value] {
+            self.digest.add(word);
+        }
+    }
+
     fn change(&mut self, rev: Revision, tombstone: bool, encode: impl FnOnce(&mut BytesMut)) {
         debug_assert!(self.changes.last().is_none_or(|last| last.rev < rev));
         let start = self.arena.len();
         encode(&mut self.arena);
+        // The record's checksum covers revision, kind and content.
+        let crc = self.arena[start..]
+            .first_chunk()
+            .map_or(0, |crc| u32::from_le_bytes(*crc));
+        self.digest
+            .add((self.arena.len() - start) as u64 ^ u64::from(crc) << 32);
         self.changes.push(Pending {
             rev,
             tombstone,

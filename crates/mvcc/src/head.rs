@@ -76,6 +76,16 @@ impl Head {
         self.batch.len()
     }
 
+    /// What was applied since it was last asked, as one number: a hash of the changes, and of the entry that
+    /// made them and the revision after it.
+    pub fn take_digest(&mut self, index: Index, term: Term) -> u64 {
+        let mut digest = self.batch.take_digest();
+        for word in [index, term, self.current as u64] {
+            digest.add(word);
+        }
+        digest.finish()
+    }
+
     /// Opens a transaction. Its changes share one new revision.
     pub fn begin(&mut self) -> WriteTxn<'_> {
         WriteTxn { head: self }
