@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use consensus::Progress;
 use lease::Lessor;
 use machine::MemberChange;
+use machine::trail::Trail;
 use member::Payload;
 use mvcc::{Mvcc, RangeError, RangeOptions, Wait};
 use parking_lot::Mutex;
@@ -66,6 +67,8 @@ pub struct Inner {
     pub range_durations: [Arc<Histogram>; 2],
     /// Rung when a compaction has been carried out.
     pub compactions: Arc<Compactions>,
+    /// Sums of what entries did, to compare with other members'.
+    pub trail: Arc<Mutex<Trail>>,
     /// Ids for requests and leases.
     pub ids: RequestIds,
     /// The start of this process, from which lease time counts.

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
 use crate::storage::Storage;
-use crate::{tasks, versions};
+use crate::{corruption, tasks, versions};
 
 /// Why a server did not start, or had to stop.
 #[derive(Debug, Error)]
@@ -99,7 +99,10 @@ pub async fn run(
     ports.serve_metrics(&mut listeners, site(Port::Metrics));
     let ask = Ask::new(node.cluster_id, node.peers.client().clone());
     lanes.spawn(versions::agree(node.clone(), ask.clone()));
-    lanes.spawn(versions::end_downgrade(node.clone(), ask));
+    lanes.spawn(versions::end_downgrade(node.clone(), ask.clone()));
+    lanes.spawn(corruption::check_periodically(node.clone(), ask.clone()));
+    lanes.spawn(corruption::check_compactions(node.clone(), ask.clone()));
+    lanes.spawn(corruption::check_always(node.clone(), ask));
     lanes.spawn(tasks::expire_leases(node.clone()));
     lanes.spawn(tasks::compact(node.clone()));
 

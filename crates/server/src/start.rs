@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use env::{Disk, RealDisk, Unsynced};
+use machine::trail::Trail;
 use mvcc::{Head, Mvcc};
 use parking_lot::Mutex;
 use peer::Transport;
@@ -15,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::board::Board;
 use crate::bootstrap::Beginning;
-use crate::config::{Config, VERSION};
+use crate::config::{Config, Gate, VERSION};
 use crate::ids::RequestIds;
 use crate::inbox::Inbox;
 use crate::install::{Installer, ReviveError, Revived, count_keys, revive};
@@ -128,6 +129,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
     let chores = Arc::new(Inbox::<Chore>::new(CHORES_MAX));
     let sync = Arc::new(SyncSignals::default());
     let compactions = Arc::new(Compactions::new(commit.compact_revision));
+    let trail = Arc::new(Mutex::new(Trail::new(commit.applied_index)));
     let ids = RequestIds::new(id, unix_ms());
 
     let identity = watch::Identity {
@@ -227,6 +229,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
             snap_dir: config.member_dir().join("snap"),
             config: config.clone(),
         },
+        trail: trail.clone(),
         snapshot_count: config.snapshot_count,
         snapshot_index,
         started,
@@ -258,6 +261,8 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         member: member.clone(),
         compactions: compactions.clone(),
         quota_bytes: config.quota_bytes,
+        hashes_compactions: config.gates.enabled(Gate::CompactHashCheck),
+        walked: recovered.commit.compact_revision,
         metrics: metrics.clone(),
         failure: failure.clone(),
     };
@@ -291,6 +296,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         metrics,
         range_durations,
         compactions,
+        trail,
         ids,
         started,
     });

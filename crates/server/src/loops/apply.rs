@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lease::Lessor;
+use machine::trail::Trail;
 use machine::{Applied, Effect, Machine, Outcome};
 use mvcc::{Head, KvRef};
 use parking_lot::Mutex;
@@ -82,6 +83,8 @@ pub struct ApplyLoop {
     pub compactions: Arc<Compactions>,
     /// Brings in snapshots from the leader.
     pub installer: Installer,
+    /// Sums of what entries did.
+    pub trail: Arc<Mutex<Trail>>,
     /// Applied entries between two raft snapshots.
     pub snapshot_count: u64,
     /// Index of the last raft snapshot asked for.
@@ -178,10 +181,11 @@ impl ApplyLoop {
 
     /// Applies entries from the front, as many as make one batch. Returns how many.
     fn apply_batch(&mut self, entries: &[Entry]) -> Result<usize, String> {
-        let (mut answers, mut effects) = (Vec::new(), Vec::new());
+        let (mut answers, mut effects, mut digests) = (Vec::new(), Vec::new(), Vec::new());
         let mut count = 0;
         for entry in entries.iter().take(BATCH_ENTRIES_MAX) {
             let applied = self.apply(entry)?;
+            digests.push((entry.index, applied.digest));
             if applied.request_id != 0 {
                 let revision = applied.revision;
                 answers.push((
@@ -199,6 +203,7 @@ impl ApplyLoop {
         }
         let last = &entries[count - 1];
         self.publish(last.index, last.term);
+        self.note(&digests);
         for (index, effect) in effects {
             self.carry_out(index, effect);
         }
@@ -221,6 +226,13 @@ impl ApplyLoop {
             self.conf_state = changed.map_err(|error| error.to_string())?;
         }
         Ok(applied)
+    }
+
+    fn note(&self, digests: &[(Index, u64)]) {
+        let mut trail = self.trail.lock();
+        for (index, digest) in digests {
+            trail.push(*index, *digest);
+        }
     }
 
     fn measure(&mut self, entry: &Entry, applied: &Applied, took: Duration) {

@@ -70,6 +70,10 @@ pub struct Housekeeper {
     pub member: Arc<Member>,
     /// Where those wait who want to know that a compaction is done.
     pub compactions: Arc<Compactions>,
+    /// Whether a compaction is hashed before it is carried out, for comparing members by.
+    pub hashes_compactions: bool,
+    /// The history below is gone from the index.
+    pub walked: i64,
     /// The size from which rewriting hurries.
     pub quota_bytes: Option<u64>,
     /// What is counted and timed.
@@ -80,7 +84,7 @@ pub struct Housekeeper {
 
 impl Housekeeper {
     /// Runs until the inbox is closed.
-    pub fn run(self) {
+    pub fn run(mut self) {
         let mut chores = Vec::new();
         let mut pause = Duration::ZERO;
         while self.chores.drain(&mut chores, Some(Instant::now() + pause)) {
@@ -113,7 +117,8 @@ impl Housekeeper {
         }
     }
 
-    fn compact(&self, revision: i64) {
+    fn compact(&mut self, revision: i64) {
+        self.hash_compaction(revision);
         let started = Instant::now();
         let mut cursor = Cursor::default();
         let mut dropped = 0;
@@ -131,6 +136,8 @@ impl Housekeeper {
             // Readers and the apply loop wait for the same lock: let them have it.
             std::thread::yield_now();
         }
+        // A walk goes as far as the newest compaction, which may have come meanwhile.
+        self.walked = self.mvcc.compacted();
         self.compactions.carried_out(revision);
         self.metrics
             .debugging_mvcc_db_compaction_keys_total
@@ -146,6 +153,24 @@ impl Housekeeper {
             "current-db-size-in-use-bytes" = self.store.size_in_use(),
             "finished scheduled compaction"
         );
+    }
+
+    /// Hashes the history as every member does at this compaction, unless an earlier walk has dropped some.
+    fn hash_compaction(&self, revision: i64) {
+        if !self.hashes_compactions || self.walked >= revision {
+            return;
+        }
+        match self.mvcc.hash_compaction(self.compactions.finished(), revision) {
+            Ok(hash) => tracing::info!(
+                hash = hash.hash,
+                revision = hash.revision,
+                "compact-revision" = hash.compact_revision,
+                "storing new hash"
+            ),
+            Err(error) => {
+                tracing::warn!(error = %error, revision, "failed to hash the history of a compaction")
+            }
+        }
     }
 
     /// Makes the store durable, notes that it is, and lets the log forget what came before.
