@@ -58,6 +58,11 @@ impl CompactionHashes {
             .find(|hash| hash.revision == revision)
     }
 
+    /// Forgets all: the history is another one from now on.
+    pub(crate) fn clear(&self) {
+        self.0.lock().clear();
+    }
+
     fn remember(&self, hash: HashKv) {
         let mut hashes = self.0.lock();
         hashes.push(hash);

@@ -80,6 +80,7 @@ impl Mvcc {
         let mut live = self.index.write();
         swap();
         let old = std::mem::replace(&mut *live, index);
+        self.hashes.clear();
         // In this order: who is refused and tries again finds a revision that is not.
         self.current.store(current, Ordering::Release);
         self.compacted.store(compacted, Ordering::Release);

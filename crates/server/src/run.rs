@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::ask::Ask;
 use crate::bootstrap;
-use crate::config::{BootstrapError, Config, PeerTls};
+use crate::config::{BootstrapError, Config, Gate, PeerTls};
 use crate::http::{Desk, Port, Site};
 use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports};
 use crate::metrics::Metrics;
@@ -88,6 +88,16 @@ pub async fn run(
         lanes.spawn_on(lane, node.watches.clone().answer_bell(lane));
     }
 
+    let ask = Ask::new(node.cluster_id, node.peers.client().clone());
+    if has_data
+        && config.gates.enabled(Gate::InitialCorruptCheck)
+        && let Err(reason) = corruption::check_initially(node, &ask).await
+    {
+        tracing::error!(error = reason, "checkInitialHashKV failed");
+        running.stop();
+        return Err(RunError::Failed(reason));
+    }
+
     let ports = Ports::new(lanes.clone(), Limits::new(&config));
     let site = |port| Site::new(port, node.clone(), metrics.clone(), &config);
     let peer_ports = Ports::new(peer_lanes, Limits::new(&config));
@@ -97,7 +107,6 @@ pub async fn run(
     };
     peer_ports.serve_peers(&mut listeners, &Edge::peers(site(Port::Peer), peer_edge));
     ports.serve_metrics(&mut listeners, site(Port::Metrics));
-    let ask = Ask::new(node.cluster_id, node.peers.client().clone());
     lanes.spawn(versions::agree(node.clone(), ask.clone()));
     lanes.spawn(versions::end_downgrade(node.clone(), ask.clone()));
     lanes.spawn(corruption::check_periodically(node.clone(), ask.clone()));

@@ -262,7 +262,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         compactions: compactions.clone(),
         quota_bytes: config.quota_bytes,
         hashes_compactions: config.gates.enabled(Gate::CompactHashCheck),
-        walked: recovered.commit.compact_revision,
+        walked: compactions.finished(),
         metrics: metrics.clone(),
         failure: failure.clone(),
     };

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `/members` | GET | the members, for one that joins |
 //! | `/downgrade/enabled` | GET | whether a member of an older version may join |
+//! | `/members/hashkv` | GET, with a body | the hash of the history at a revision |
+//! | `/keelson/statehash` | GET, with a body | what entries did, in sums to be compared |
 //! | `/members/promote/<id>` | POST | a promotion, passed on to the leader |
 //! | `/leases`, `/leases/internal` | POST | lease renewals and questions, passed on to the leader |
 //! | `/raft`, `/raft/...` | | crate `peer` |
@@ -18,15 +20,19 @@ use proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use types::{ErrorKind, LeaseId, MemberId};
 
-use super::{Answer, not_found, text, typed, with_cluster_id};
+use super::{Answer, CLUSTER_ID, not_found, text, typed, with_cluster_id};
+use crate::corruption;
 use crate::forward;
 use crate::node::Node;
 use crate::rpc::promote_here;
 use crate::versions;
 
 const DOWNGRADE_ENABLED: &str = "/downgrade/enabled";
+const HASH_KV: &str = "/members/hashkv";
+/// Ours; Go members answer 404.
+const STATE_HASH: &str = "/keelson/statehash";
 
-/// Bytes of a request about leases.
+/// Bytes of a request; they hold a few numbers.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// Who answers on the peer port.
@@ -36,8 +42,7 @@ pub struct Desk(pub Node);
 impl Desk {
     /// Whether a request for this path is answered here.
     pub fn knows(path: &str) -> bool {
-        path == "/members"
-            || path == DOWNGRADE_ENABLED
+        matches!(path, "/members" | DOWNGRADE_ENABLED | HASH_KV | STATE_HASH)
             || path.starts_with("/members/promote/")
             || path.starts_with("/leases")
     }
@@ -48,6 +53,19 @@ impl Desk {
         match (path.as_str(), request.method()) {
             ("/members", &Method::GET) => self.with_cluster(self.members()),
             ("/members", _) => self.with_cluster(not_allowed(Some("GET"))),
+            (HASH_KV, &Method::GET) => {
+                let cluster = request.headers().get(CLUSTER_ID).and_then(|id| id.to_str().ok());
+                let cluster = cluster.map(str::to_owned);
+                match read(request).await {
+                    Ok(body) => corruption::hash_kv(&self.0, cluster.as_deref(), &body).await,
+                    Err(refusal) => refusal,
+                }
+            }
+            (STATE_HASH, &Method::GET) => match read(request).await {
+                Ok(body) => corruption::state_hash(&self.0, &body),
+                Err(refusal) => refusal,
+            },
+            (HASH_KV | STATE_HASH, _) => not_allowed(Some("GET")),
             (DOWNGRADE_ENABLED, &Method::GET) => versions::downgrade_enabled(&self.0).await,
             (DOWNGRADE_ENABLED, _) => self.with_cluster(not_allowed(Some("GET"))),
             ("/leases" | "/leases/internal", &Method::POST) => match read(request).await {

@@ -157,7 +157,9 @@ impl Housekeeper {
 
     /// Hashes the history as every member does at this compaction, unless an earlier walk has dropped some.
     fn hash_compaction(&self, revision: i64) {
-        if !self.hashes_compactions || self.walked >= revision {
+        // An installed snapshot may have brought the history as it is after this compaction.
+        let gone = self.walked.max(self.compactions.finished());
+        if !self.hashes_compactions || gone >= revision {
             return;
         }
         match self.mvcc.hash_compaction(self.compactions.finished(), revision) {
