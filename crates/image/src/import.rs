@@ -137,6 +137,24 @@ pub struct Place {
     pub term: Option<Term>,
     /// The membership as of it.
     pub conf_state: Option<ConfState>,
+    /// The members as the `.snap` file has them. For a file that was written by 3.5 or older: its
+    /// bucket of members is a mirror only, in which some were forgotten that had been removed.
+    pub v2_members: Vec<machine::Member>,
+}
+
+/// What a bbolt file says about its place in the log.
+pub fn place(disk: &dyn Disk, db: &Path) -> Result<Place, ImportError> {
+    let source = Source::open(disk, db)?;
+    let mut tables = source.tables()?;
+    let meta = tables.get(&Table::Meta);
+    let has_term = meta.is_some_and(|rows| rows.contains_key(TERM.as_bytes()));
+    let commit = source.take_commit(&mut tables, &Place::default())?;
+    Ok(Place {
+        index: Some(commit.applied_index),
+        term: has_term.then_some(commit.term),
+        conf_state: commit.conf_state,
+        v2_members: Vec::new(),
+    })
 }
 
 /// Makes a store of a bbolt file: the folder `into`, which must not exist, appears as a whole and
@@ -171,6 +189,7 @@ pub fn load<'a>(
     let source = Source::open(disk, db)?;
     let mut tables = source.tables()?;
     let mut commit = source.take_commit(&mut tables, place)?;
+    source.settle_members(&mut tables, &commit, place)?;
     let mut load = store.load()?;
     source.copy_changes(&mut commit, &mut load)?;
     let mut batch = Batch::default();
@@ -307,6 +326,34 @@ impl<'a> Source<'a> {
             revision: Revision::FIRST,
             compact_revision: finished.max(scheduled),
         })
+    }
+
+    /// Up to 3.5 the members are those of the raft group, whatever the bucket says.
+    fn settle_members(&self, tables: &mut Tables, commit: &Commit, place: &Place) -> Result<(), ImportError> {
+        let has_version = tables
+            .get(&Table::Meta)
+            .is_some_and(|meta| meta.contains_key(STORAGE_VERSION.as_bytes()));
+        let Some(group) = commit.conf_state.as_ref().filter(|_| !has_version) else {
+            return Ok(());
+        };
+        let listed = std::mem::take(tables.entry(Table::Members).or_default());
+        let rows = tables.entry(Table::Members).or_default();
+        for id in group.voters.iter().chain(&group.learners) {
+            let key = format!("{id:x}");
+            let damaged = |what| self.damaged(Table::Members.name(), key.as_bytes(), what);
+            let known = place.v2_members.iter().find(|member| member.id.0 == *id);
+            let row = match (listed.get(key.as_bytes()), known) {
+                (Some(row), _) => row.clone(),
+                (None, Some(member)) => serde_json::to_vec(member)
+                    .map_err(|_| damaged("a member that can not be written"))?
+                    .into(),
+                // There is no snapshot yet, so the log has them all.
+                (None, None) if place.v2_members.is_empty() => continue,
+                (None, None) => return Err(damaged("a member of the raft group that nobody knows")),
+            };
+            rows.insert(key.into(), row);
+        }
+        Ok(())
     }
 
     fn check_version(&self, version: &str) -> Result<(), ImportError> {

@@ -21,7 +21,7 @@ mod received;
 pub mod v2store;
 
 pub use export::{Export, backup, hash};
-pub use import::{ImportError, Place, import, load};
+pub use import::{ImportError, Place, import, load, place};
 pub use received::{received, remove_received};
 
 /// The bucket of the keys; all others are small tables.

@@ -59,6 +59,23 @@ pub fn encode(members: &[Member], cluster_version: Option<&str>) -> Vec<u8> {
         .into_bytes()
 }
 
+/// The members in a v2 store; nothing if it is none, or holds none.
+pub fn members(data: &[u8]) -> Vec<machine::Member> {
+    let tree: Value = serde_json::from_slice(data).unwrap_or_default();
+    let listed = tree["Root"]["Children"]["0"]["Children"]["members"]["Children"].as_object();
+    let member = |(id, node): (&String, &Value)| {
+        let attributes = |name: &str| {
+            let json = node["Children"][name]["Value"].as_str().unwrap_or("{}");
+            serde_json::from_str::<Map<String, Value>>(json).ok()
+        };
+        let mut fields = attributes("raftAttributes")?;
+        fields.extend(attributes("attributes")?);
+        fields.insert("id".into(), u64::from_str_radix(id, 16).ok()?.into());
+        serde_json::from_value(Value::Object(fields)).ok()
+    };
+    listed.into_iter().flatten().filter_map(member).collect()
+}
+
 fn folder(path: &str, children: Map<String, Value>) -> Value {
     node(path, "", Value::Object(children))
 }
@@ -91,7 +108,11 @@ mod tests {
             client_ur_ls: vec!["http://localhost:2379".into()],
             is_learner: false,
         };
-        let tree: Value = serde_json::from_slice(&encode(&[member], Some("3.7.0"))).unwrap();
+        let encoded = encode(std::slice::from_ref(&member), Some("3.7.0"));
+        let read = members(&encoded);
+        assert_eq!(read.iter().map(Member::from).collect::<Vec<_>>(), [member]);
+        assert_eq!(members(b"no JSON"), []);
+        let tree: Value = serde_json::from_slice(&encoded).unwrap();
         let zero = &tree["Root"]["Children"]["0"]["Children"];
         assert_eq!(zero["version"]["Value"], "3.7.0");
         let rows = &zero["members"]["Children"]["8e9e05c52164694d"]["Children"];

@@ -44,6 +44,7 @@ fn who_knows_better_where_the_file_is_in_the_log_is_believed_unless_the_file_is_
             voters: vec![5],
             ..ConfState::default()
         }),
+        v2_members: Vec::new(),
     };
     let commit = import_db(&disk, &place).unwrap();
     assert_eq!((commit.applied_index, commit.term), (found + 4, 9));
@@ -224,4 +225,34 @@ fn what_is_not_etcds_or_newer_is_refused_by_name() {
     assert!(matches!(refusal(strange), ImportError::Damaged { .. }));
     let foreign = with(&[("key", &[("name", "value")]), ("meta", &[index])]);
     assert!(matches!(refusal(foreign), ImportError::Damaged { .. }));
+}
+
+/// Up to 3.5 removed members may have been left in the bucket, and added ones may be missing from it.
+#[test]
+fn the_members_of_an_old_file_are_those_of_the_raft_group() {
+    let (disk, _) = exported(1);
+    let member = |id: u64| machine::Member {
+        id: types::MemberId(id),
+        peer_urls: vec![format!("http://{id}")],
+        ..machine::Member::default()
+    };
+    let mut place = Place {
+        v2_members: vec![member(1), member(2), member(9)],
+        ..Place::default()
+    };
+    let error = import_db(&disk, &place).unwrap_err();
+    assert!(
+        error.to_string().contains("key 7"),
+        "the learner is nowhere: {error}"
+    );
+    place.v2_members.push(member(7));
+    import_db(&disk, &place).unwrap();
+    let snapshot = opened(&disk).store.snapshot().unwrap();
+    let rows = &snapshot.tables()[&mvcc::Table::Members];
+    let keys: Vec<_> = rows.keys().map(|key| &key[..]).collect();
+    assert_eq!(
+        keys,
+        [b"1", b"2", b"7"],
+        "neither the bucket's own row nor the stranger"
+    );
 }

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use env::Disk;
-use image::{ImportError, Place};
+use image::{ImportError, Place, v2store};
 use lease::Lessor;
 use machine::Machine;
 use mvcc::{Cursor, KvRef, Mvcc, RangeError, Wait};
-use proto::raftpb::SnapshotMetadata;
+use proto::raftpb::{Snapshot, SnapshotMetadata};
 use proto::storepb::Commit;
 use store::{Store, Tables};
 use thiserror::Error;
@@ -103,12 +103,18 @@ pub fn count_keys(mvcc: &Arc<Mvcc>) -> Result<i64, RangeError> {
     mvcc.view().count(&KeyRange::All)
 }
 
-/// Where the snapshot at this metadata is in the log.
-pub fn place(metadata: SnapshotMetadata) -> Place {
+/// Where a snapshot is in the log, and the members in it.
+pub fn place(snapshot: &Snapshot) -> Place {
+    let SnapshotMetadata {
+        conf_state,
+        index,
+        term,
+    } = snapshot.metadata.clone().unwrap_or_default();
     Place {
-        index: Some(metadata.index),
-        term: Some(metadata.term),
-        conf_state: metadata.conf_state,
+        index: Some(index),
+        term: Some(term),
+        conf_state,
+        v2_members: v2store::members(snapshot.data.as_deref().unwrap_or_default()),
     }
 }
 
@@ -126,13 +132,14 @@ impl Installer {
     /// Puts the snapshot in place of what is in the store, durably, and reads back what is in it.
     pub fn install(
         &self,
-        metadata: SnapshotMetadata,
+        snapshot: &Snapshot,
         store: &Store,
         mvcc: &Arc<Mvcc>,
     ) -> Result<Revived, InstallError> {
-        let index = metadata.index;
+        let place = place(snapshot);
+        let index = place.index.unwrap_or_default();
         let file = image::received(&self.snap_dir, index);
-        let loaded = image::load(&*self.disk, &file, &place(metadata), store)?;
+        let loaded = image::load(&*self.disk, &file, &place, store)?;
         let commit = loaded.commit().clone();
         let tables = loaded.adopt(mvcc).map_err(ImportError::from)?;
         let revived = revive(&self.config, mvcc, tables, commit)?;

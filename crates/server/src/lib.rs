@@ -11,6 +11,7 @@ pub mod corruption;
 pub mod fields;
 pub mod forward;
 pub mod go;
+mod go_folder;
 pub mod http;
 pub mod ids;
 pub mod inbox;

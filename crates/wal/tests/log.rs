@@ -449,3 +449,25 @@ fn no_room_for_the_next_segment_is_no_harm_yet() {
     wal.append(&[entry(1, 1, 100)], Some(&state(1, 1, 0)));
     wal.sync().unwrap();
 }
+
+/// A snapshot from the leader replaces a log that went another way. What it held behind the snapshot's
+/// index is still in the file, in front of the record.
+#[test]
+fn entries_of_a_log_that_a_snapshot_has_replaced_do_not_keep_it_from_opening() {
+    let disk = disk();
+    let mut wal = create(&disk, LARGE);
+    let entries: Vec<_> = (1..=12).map(|index| entry(2, index, 10)).collect();
+    wal.append(&entries, Some(&state(2, 0, 1)));
+    wal.sync().unwrap();
+    let snapshot = walpb::Snapshot {
+        index: 9,
+        term: 5,
+        conf_state: None,
+    };
+    wal.save_snapshot(&snapshot);
+    wal.append(&[entry(5, 10, 10)], Some(&state(5, 0, 9)));
+    wal.sync().unwrap();
+    drop(wal);
+    let (_, replay) = Wal::open(Arc::new(disk), dir(), &snapshot, LARGE).unwrap();
+    assert_eq!(replay.entries, [entry(5, 10, 10)]);
+}

@@ -51,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("etcd", &["server"]),
+    ("etcdutl", &["server"]),
     ("conformance", &["proto", "grpc"]),
     ("bench", &["proto", "grpc"]),
     ("xtask", &[]),

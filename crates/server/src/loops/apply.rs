@@ -145,15 +145,14 @@ impl ApplyLoop {
     /// Puts the leader's snapshot in place of everything.
     fn install(&mut self, snapshot: &raftpb::Snapshot) -> Result<(), (&'static str, String)> {
         let began = Instant::now();
-        let metadata = snapshot.metadata.clone().unwrap_or_default();
-        let index = metadata.index;
+        let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
         let Revived {
             machine,
             lessor,
             commit,
         } = self
             .installer
-            .install(metadata, &self.store, self.head.mvcc())
+            .install(snapshot, &self.store, self.head.mvcc())
             .map_err(|error| ("cannot install the snapshot from the leader", error.to_string()))?;
         self.machine = machine;
         self.head = Head::new(self.head.mvcc().clone());
