@@ -230,7 +230,11 @@ fn what_is_not_etcds_or_newer_is_refused_by_name() {
 /// Up to 3.5 removed members may have been left in the bucket, and added ones may be missing from it.
 #[test]
 fn the_members_of_an_old_file_are_those_of_the_raft_group() {
-    let (disk, _) = exported(1);
+    let mut origin = opened(&SimDisk::new());
+    history(&mut origin, 1);
+    origin.head.table_delete(mvcc::Table::Meta, b"storageVersion");
+    origin.commit();
+    let (disk, _) = given_out(&origin);
     let member = |id: u64| machine::Member {
         id: types::MemberId(id),
         peer_urls: vec![format!("http://{id}")],

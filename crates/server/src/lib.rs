@@ -7,6 +7,7 @@ pub mod ask;
 pub mod board;
 pub mod bootstrap;
 pub mod config;
+pub mod convert;
 pub mod corruption;
 pub mod fields;
 pub mod forward;

@@ -116,6 +116,7 @@ pub fn history(member: &mut Member, rounds: i64) {
             .table_put(table, table.name().as_bytes(), b"row \x00\xff");
     }
     member.head.table_put(Table::Cluster, b"clusterVersion", b"3.7.0");
+    member.head.table_put(Table::Meta, b"storageVersion", b"3.7.0");
     member.commit();
     for round in 0..rounds {
         for key in 0..8 {
@@ -168,10 +169,15 @@ pub fn exported(rounds: i64) -> (SimDisk, Seen) {
     let origin: Arc<dyn Disk> = Arc::new(SimDisk::new());
     let (mut member, _) = Member::open(&origin);
     history(&mut member, rounds);
+    given_out(&member)
+}
+
+/// A disk with a bbolt file of this member, and what is in it.
+pub fn given_out(member: &Member) -> (SimDisk, Seen) {
     let disk = SimDisk::new();
     member.export(&disk, DB);
     disk.create_dir_all(Path::new("/member")).unwrap();
     disk.sync_dir(Path::new("/")).unwrap();
     disk.sync_dir(Path::new("/member")).unwrap();
-    (disk, seen(&member))
+    (disk, seen(member))
 }
