@@ -22,7 +22,7 @@ use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
 use types::MemberId;
 
-/// Longest message or entry; etcd's limit.
+/// Longest message, and most that the entries of one append are together; etcd's limit for each of them.
 pub const MAX_MESSAGE_BYTES: u64 = 512 << 20;
 /// Most entries of one append: above what the largest append that raft makes (1 MiB) can hold, and low
 /// enough that empty entries do not fill the memory.
@@ -192,8 +192,12 @@ enum Frame {
     Start,
     /// Before the number of entries.
     Count,
-    /// Before an entry, or after the last one.
-    Entries { left: u64, entries: Vec<Entry> },
+    /// Before an entry, or after the last one. All together have the room of a message.
+    Entries {
+        left: u64,
+        room: u64,
+        entries: Vec<Entry>,
+    },
     /// In a message.
     Message,
 }
@@ -269,21 +273,25 @@ impl Decoder {
                 if left > MAX_ENTRIES {
                     return Err(DecodeError::TooLong(left));
                 }
-                let entries = Vec::new();
-                self.frame = Frame::Entries { left, entries };
+                self.frame = Frame::Entries {
+                    left,
+                    room: MAX_MESSAGE_BYTES,
+                    entries: Vec::new(),
+                };
                 Ok(Step::More)
             }
-            Frame::Entries { left: 0, entries } => {
+            Frame::Entries { left: 0, entries, .. } => {
                 let Some(commit) = self.arrived.number() else {
                     return Ok(Step::Wait);
                 };
                 let entries = std::mem::take(entries);
                 Ok(Step::Message(Box::new(self.append(entries, commit))))
             }
-            Frame::Entries { left, entries } => {
-                let Some(entry) = self.arrived.block(MAX_MESSAGE_BYTES)? else {
+            Frame::Entries { left, room, entries } => {
+                let Some(entry) = self.arrived.block(*room)? else {
                     return Ok(Step::Wait);
                 };
+                *room -= entry.len() as u64;
                 entries.push(Entry::decode(entry)?);
                 *left -= 1;
                 Ok(Step::More)

@@ -247,6 +247,18 @@ fn a_length_above_the_limit_is_refused_before_anything_follows_it() {
 }
 
 #[test]
+fn the_entries_of_one_append_are_together_not_longer_than_a_message() {
+    let entry = entries(0, 1, &[b"x".to_vec()]).remove(0).encode_to_vec();
+    let mut bytes = vec![1];
+    bytes.extend(2_u64.to_be_bytes());
+    bytes.extend((entry.len() as u64).to_be_bytes());
+    bytes.extend(entry);
+    bytes.extend(MAX_MESSAGE_BYTES.to_be_bytes());
+    let told = decode(Codec::MsgApp, &bytes, &[5]);
+    assert!(matches!(told, Err(DecodeError::TooLong(_))), "{told:?}");
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_length_that_is_allowed_takes_no_memory_before_the_bytes_are_there() {
     let mut decoders = Vec::new();
