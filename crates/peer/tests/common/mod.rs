@@ -3,13 +3,14 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use env::SimDisk;
+use env::{Disk, File, SimDisk};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -45,6 +46,8 @@ pub enum Event {
     Disconnected(Option<MemberId>),
     /// Its server answered a request for that path.
     Served(String, StatusCode),
+    /// A file was removed from its disk.
+    FileRemoved(PathBuf),
 }
 
 struct Recorder {
@@ -124,6 +127,41 @@ impl PeerMetrics for PeerCounters {
     fn snapshot_request_failed(&self) {}
 }
 
+/// A disk that tells when a file is removed.
+struct WatchedDisk(SimDisk, UnboundedSender<Event>);
+
+impl Disk for WatchedDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.0.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.0.open(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir_all(dir)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.0.exists(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)?;
+        let _ = self.1.send(Event::FileRemoved(path.to_owned()));
+        Ok(())
+    }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.remove_dir_all(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+}
+
 /// Both sides of TLS, for a member that has it.
 #[derive(Clone)]
 pub struct Tls {
@@ -171,7 +209,7 @@ impl Node {
             version: "3.7.1",
             tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
             dial_timeout: Duration::from_secs(5),
-            disk: Arc::new(disk.clone()),
+            disk: Arc::new(WatchedDisk(disk.clone(), sender.clone())),
         };
         let metrics = Arc::new(Counters(sender));
         let transport = Transport::new(
