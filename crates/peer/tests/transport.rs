@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use peer::codec::{Codec, Decoder};
-use peer::{CallError, QUEUE_MESSAGES};
+use peer::{CallError, QUEUE_MESSAGES, Transport};
 use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
 use tokio::net::TcpStream;
@@ -306,4 +306,14 @@ async fn an_answer_longer_than_asked_for_is_refused() {
     let client = peer::Client::new(None, Duration::from_secs(5));
     let told = client.call(&two.url, probe, Duration::from_secs(60), 3).await;
     assert!(matches!(told, Err(CallError::TooLong)), "{told:?}");
+}
+
+#[test]
+fn only_the_paths_under_raft_are_the_transports() {
+    for path in ["/raft", "/raft/snapshot", "/raft/stream/msgapp/11"] {
+        assert!(Transport::is_raft_path(path), "{path}");
+    }
+    for path in ["/", "/members", "/rafting", "/version"] {
+        assert!(!Transport::is_raft_path(path), "{path}");
+    }
 }
