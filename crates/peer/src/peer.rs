@@ -1,5 +1,6 @@
 //! One other member, as this one sees it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Waker;
@@ -30,6 +31,9 @@ const POST_QUEUE: usize = 64;
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of an answer to a post is read; it is one line.
 const ANSWER_BYTES: usize = 64 << 10;
+/// Reasons that are logged for a peer that is not reached: several for each of its URLs. Some are in its
+/// words, so that there may be any number.
+const TROUBLES: usize = 32;
 
 /// What all peers share.
 pub(crate) struct Link {
@@ -95,8 +99,8 @@ pub(crate) struct Peer {
     urgent: Lane,
     activity: Mutex<Activity>,
     stopped: watch::Sender<bool>,
-    /// What was last logged as wrong, so that it is not logged each time.
-    trouble: Mutex<String>,
+    /// What was logged as wrong since the peer was last reached, so that each is logged once.
+    troubles: Mutex<BTreeSet<String>>,
 }
 
 impl Peer {
@@ -116,7 +120,7 @@ impl Peer {
             urgent: Lane::new(1),
             activity: Mutex::default(),
             stopped: watch::Sender::new(false),
-            trouble: Mutex::default(),
+            troubles: Mutex::default(),
         })
     }
 
@@ -174,11 +178,10 @@ impl Peer {
         }
     }
 
-    /// Logs what is wrong, once.
+    /// Logs what is wrong, once until the peer is reached again.
     pub fn complain(&self, trouble: &str) {
-        let mut last = self.trouble.lock();
-        if *last != trouble {
-            trouble.clone_into(&mut last);
+        let mut troubles = self.troubles.lock();
+        if troubles.len() < TROUBLES && troubles.insert(trouble.to_owned()) {
             tracing::warn!(
                 "local-member-id" = %self.link.config.id,
                 "remote-peer-id" = %self.id,
@@ -208,7 +211,7 @@ impl Peer {
                 "peer became active"
             );
         }
-        self.trouble.lock().clear();
+        self.troubles.lock().clear();
         Connected(Arc::clone(self))
     }
 

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,11 +13,15 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use peer::codec::{Codec, Decoder};
 use peer::{CallError, QUEUE_MESSAGES, Transport};
 use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tracing::field::{Field, Visit};
+use tracing::span;
 use types::MemberId;
 
 /// The streams of one peer.
@@ -316,4 +322,61 @@ fn only_the_paths_under_raft_are_the_transports() {
     for path in ["/", "/members", "/rafting", "/version"] {
         assert!(!Transport::is_raft_path(path), "{path}");
     }
+}
+
+/// Collects why a peer was said not to be reached.
+#[derive(Clone, Default)]
+struct Complaints(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Complaints {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+impl Visit for Complaints {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "error" {
+            self.0.lock().push(value.to_owned());
+        }
+    }
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+}
+
+#[tokio::test]
+async fn each_reason_for_which_a_peer_is_not_reached_is_logged_once() {
+    let complaints = Complaints::default();
+    let _logging = tracing::subscriber::set_default(complaints.clone());
+    let (mut one, mut two) = (Node::start(ONE).await, Node::start(TWO).await);
+    let listener = two.fall_silent().await;
+    let (tell, mut dialed) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut method = [0; 3];
+            if socket.read_exact(&mut method).await.is_ok() && method == *b"GET" {
+                let _ = tell.send(());
+            }
+        }
+    });
+    one.add(&two);
+    for round in 0..6 {
+        soon(dialed.recv()).await.unwrap();
+        one.transport
+            .send(vec![message(MessageType::MsgVote, ONE, TWO, round)]);
+        one.hear_that(Event::Unreachable(TWO)).await;
+    }
+    let complaints = complaints.0.lock().clone();
+    assert!(!complaints.is_empty());
+    let different: BTreeSet<_> = complaints.iter().collect();
+    assert_eq!(different.len(), complaints.len(), "{complaints:#?}");
 }
