@@ -91,7 +91,7 @@ pub(crate) struct Peer {
     pub link: Arc<Link>,
     pub metrics: Arc<dyn PeerMetrics>,
     /// Wakes readers that pause between two dials.
-    pub dial: Notify,
+    dial: [Notify; 2],
     urls: Mutex<Urls>,
     message: Outbox,
     msgapp: Outbox,
@@ -109,7 +109,7 @@ impl Peer {
             id,
             link,
             metrics,
-            dial: Notify::new(),
+            dial: Default::default(),
             urls: Mutex::new(Urls {
                 all: urls.to_vec(),
                 picked: 0,
@@ -174,8 +174,18 @@ impl Peer {
                 all: all.to_vec(),
                 picked: 0,
             };
-            self.dial.notify_waiters();
+            self.dial_now();
         }
+    }
+
+    /// Lets the readers not wait longer before they dial; one that is dialing will do so once more.
+    pub fn dial_now(&self) {
+        self.dial.iter().for_each(Notify::notify_one);
+    }
+
+    /// Ends when the reader of that stream is to dial.
+    pub async fn is_to_dial(&self, codec: Codec) {
+        self.dial[codec as usize].notified().await;
     }
 
     /// Logs what is wrong, once until the peer is reached again.

@@ -1,13 +1,13 @@
 //! The listening side of a stream: dials, reads, and dials again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::STREAM_TIMEOUT;
 use crate::client::{CallError, whole};
@@ -51,8 +51,15 @@ pub(crate) async fn read(peer: Arc<Peer>, codec: Codec) {
         let url = peer.url().unwrap_or_default();
         match dial(&peer, codec, &url).await {
             Ok(body) => {
-                (failed, refused) = (0, 0);
+                refused = 0;
+                let began = Instant::now();
                 let trouble = follow(&peer, codec, body).await;
+                // A stream that ends as soon as it is there is no better than none.
+                failed = if began.elapsed() < STREAM_TIMEOUT {
+                    failed + 1
+                } else {
+                    0
+                };
                 peer.complain(&format!("a stream ended: {trouble}"));
             }
             Err(error) => {
@@ -74,10 +81,17 @@ pub(crate) async fn read(peer: Arc<Peer>, codec: Codec) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(PAUSES[failed.min(PAUSES.len() - 1)]) => {}
-            () = peer.dial.notified() => {}
+            () = sleep(PAUSES[failed.min(PAUSES.len() - 1)]) => {}
+            () = wanted(&peer, codec, failed) => {}
         }
     }
+}
+
+/// Ends when there is a reason to dial before the pause is over, but not so soon that two members that hang
+/// up on each other keep each other busy.
+async fn wanted(peer: &Peer, codec: Codec, failed: usize) {
+    sleep(PAUSES[failed.min(1)]).await;
+    peer.is_to_dial(codec).await;
 }
 
 fn path(codec: Codec) -> &'static str {

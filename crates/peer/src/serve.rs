@@ -239,7 +239,7 @@ impl Transport {
             return refusal(StatusCode::PRECONDITION_FAILED, "to field mismatch");
         }
         // It lives: no need to wait longer before dialing it.
-        peer.dial.notify_waiters();
+        peer.dial_now();
         Response::new(ResponseBody(Kind::Stream(Stream::open(peer, codec))))
     }
 

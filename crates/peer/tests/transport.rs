@@ -18,7 +18,7 @@ use peer::codec::{Codec, Decoder};
 use peer::{CallError, QUEUE_MESSAGES, Transport};
 use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -379,4 +379,31 @@ async fn each_reason_for_which_a_peer_is_not_reached_is_logged_once() {
     assert!(!complaints.is_empty());
     let different: BTreeSet<_> = complaints.iter().collect();
     assert_eq!(different.len(), complaints.len(), "{complaints:#?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_ends_each_stream_at_once_is_not_dialed_all_the_time() {
+    let (mut one, mut two) = (Node::start(ONE).await, Node::start(TWO).await);
+    let listener = two.fall_silent().await;
+    let (tell, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut head = [0; 15];
+            if socket.read_exact(&mut head).await.is_ok() {
+                let _ = tell.send(head);
+                let empty = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = socket.write_all(empty).await;
+                // All of the request is read before the end, so that the answer is not lost by it.
+                tokio::spawn(async move { tokio::io::copy(&mut socket, &mut tokio::io::sink()).await });
+            }
+        }
+    });
+    one.add(&two);
+    // The first probe comes after 4 s.
+    let mut dials = 0;
+    while !soon(asked.recv()).await.unwrap().ends_with(b"probi") {
+        dials += 1;
+    }
+    assert!(one.told().contains(&Event::Disconnected(Some(TWO))));
+    assert!(dials < 40, "{dials} dials");
 }
