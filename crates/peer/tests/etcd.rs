@@ -1,5 +1,8 @@
 //! A transport and the real etcd, as the two members of a cluster.
 
+// It drives a process.
+#![allow(clippy::disallowed_methods)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,10 @@
 //! Members that are nothing but a transport behind a real server on loopback, and what they hear.
 
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "what a test hears may wait without a bound"
+)]
 
 use std::collections::BTreeSet;
 use std::io;
