@@ -203,8 +203,25 @@ impl ApplyLoop {
         let last = &entries[count - 1];
         self.publish(last.index, last.term);
         self.note(&digests);
-        for (index, effect) in effects {
-            self.carry_out(index, effect);
+        let conf_changes: Vec<_> = effects
+            .iter()
+            .filter_map(|(index, effect)| match effect {
+                Effect::ConfChange(change) => Some((*index, change.clone())),
+                _ => None,
+            })
+            .collect();
+        // What waits for these should not wait for the next round.
+        let news = |effect: &Effect| matches!(effect, Effect::FirstOfTerm | Effect::ConfChange(_));
+        let is_urgent = effects.iter().any(|(_, effect)| news(effect));
+        effects.into_iter().for_each(|(_, effect)| self.carry_out(effect));
+        // In one piece: raft must not count on an index as applied, and on the configuration before it.
+        let applied = Order::Applied {
+            index: last.index,
+            conf_changes,
+        };
+        match is_urgent {
+            true => self.member.deliver(applied),
+            false => self.member.leave(applied),
         }
         self.replies.deliver(answers);
         if last.index >= self.snapshot_index + self.snapshot_count {
@@ -283,7 +300,6 @@ impl ApplyLoop {
         }
         self.board.post_applied(index);
         self.sync.appended(&self.store, backlog);
-        self.member.leave(Order::Applied(index));
     }
 
     fn count(&self, changes: &[mvcc::Change]) {
@@ -301,14 +317,11 @@ impl ApplyLoop {
     }
 
     /// What other loops have to do on account of an entry, now that it is visible.
-    fn carry_out(&mut self, index: Index, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::None => {}
-            // What waits for it should not wait for the next round.
-            Effect::FirstOfTerm => self.member.deliver(Order::Applied(index)),
-            Effect::ConfChange(change) => {
+            Effect::None | Effect::FirstOfTerm => {}
+            Effect::ConfChange(_) => {
                 self.post_replicated();
-                self.member.deliver(Order::ConfChange { index, change });
                 if self.machine.membership().is_removed(self.id) {
                     self.board.post_departure();
                 }

@@ -72,13 +72,11 @@ pub enum Order {
     /// Appends up to this number are on the disk.
     Persisted(u64),
     /// Entries up to this index are applied.
-    Applied(Index),
-    /// The entry at this index, now applied, changes the raft group.
-    ConfChange {
-        /// The entry.
+    Applied {
+        /// The last of them.
         index: Index,
-        /// The change.
-        change: ConfChangeV2,
+        /// Those that change the raft group.
+        conf_changes: Vec<(Index, ConfChangeV2)>,
     },
     /// The leader's snapshot at this index has replaced the state machine.
     Installed {
@@ -273,9 +271,11 @@ impl Rounds {
         let mut orders = std::mem::take(&mut self.orders);
         let is_open = member.inbox.take(&mut orders);
         let mut proposals = Vec::new();
-        let may_change_part = orders
-            .iter()
-            .any(|order| matches!(order, Order::ConfChange { .. } | Order::Installed { .. }));
+        let may_change_part = orders.iter().any(|order| match order {
+            Order::Applied { conf_changes, .. } => !conf_changes.is_empty(),
+            Order::Installed { .. } => true,
+            _ => false,
+        });
         for order in orders.drain(..) {
             match order {
                 Order::Propose { id, payload, only_in } => {
@@ -327,14 +327,7 @@ impl Rounds {
                 self.persisted = number;
                 Input::Persisted(number)
             }
-            Order::Applied(index) => Input::Applied {
-                index,
-                conf_changes: Vec::new(),
-            },
-            Order::ConfChange { index, change } => Input::Applied {
-                index,
-                conf_changes: vec![(index, change)],
-            },
+            Order::Applied { index, conf_changes } => Input::Applied { index, conf_changes },
             Order::Installed { index, removed } => Input::Installed { index, removed },
             Order::Snapshotted(snapshot) => Input::SnapshotDone(snapshot),
             Order::Message(message) => Input::Message(message),
