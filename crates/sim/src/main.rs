@@ -1,0 +1,114 @@
+//! Runs the simulation over many seeds, or one to read.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Parser;
+use sim::Counts;
+
+/// Lines of a failed run that are printed.
+const TAIL: usize = 120;
+
+/// A whole cluster in one thread, seed after seed.
+#[derive(Parser)]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first one.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Run only this seed and print all that happens.
+    #[arg(long)]
+    trace: Option<u64>,
+    /// Seeds run side by side.
+    #[arg(long, default_value_t = 2)]
+    workers: u64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.trace {
+        Some(seed) => trace(seed),
+        None => many(&args),
+    }
+}
+
+fn trace(seed: u64) -> ExitCode {
+    let outcome = sim::run(seed, None, true);
+    outcome.trace.lines().iter().for_each(|line| println!("{line}"));
+    summary(1, &outcome.counts);
+    match outcome.failure {
+        Some(failure) => {
+            println!("seed {seed}: {failure}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn many(args: &Args) -> ExitCode {
+    // A failed run is told of below, with its trace.
+    std::panic::set_hook(Box::new(|_| {}));
+    let next = AtomicU64::new(0);
+    let total = Mutex::new((0, 0, Counts::default()));
+    let worker = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= args.seeds {
+                return;
+            }
+            let seed = args.first + at;
+            let outcome = sim::run(seed, None, false);
+            let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let (runs, failures, counts) = &mut *total;
+            *runs += 1;
+            counts.add(&outcome.counts);
+            if let Some(failure) = outcome.failure {
+                *failures += 1;
+                let lines = outcome.trace.lines();
+                lines[lines.len().saturating_sub(TAIL)..]
+                    .iter()
+                    .for_each(|line| println!("{line}"));
+                println!("seed {seed}: {failure}");
+            }
+            if *runs % 1000 == 0 {
+                println!("{runs} seeds, {failures} failures");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..args.workers.max(1) {
+            scope.spawn(worker);
+        }
+    });
+    let (runs, failures, counts) = total
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    summary(runs, &counts);
+    println!("failures        {failures}");
+    if failures == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn summary(runs: u64, counts: &Counts) {
+    println!("seeds           {runs}");
+    println!("virtual time    {} s", counts.virtual_ms / 1000);
+    println!("events          {}", counts.events);
+    println!("messages        {} ({} lost)", counts.messages, counts.lost);
+    println!("states sent     {}", counts.snapshots);
+    println!("log entries     {}", counts.entries);
+    println!("processes       {}", counts.lives);
+    println!(
+        "answers checked {} ({} refusals), {} timeouts",
+        counts.answers, counts.failed, counts.timeouts
+    );
+    println!("watch events    {}", counts.watch_events);
+    for (fault, count) in &counts.faults {
+        println!("fault           {count:>8} {fault:?}");
+    }
+}
