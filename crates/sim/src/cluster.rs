@@ -313,8 +313,11 @@ impl Cluster {
     /// Ends a host's process at once.
     pub fn kill(&mut self, id: u64) {
         let host = self.host(id);
-        host.paused = None;
+        let backlog = host.paused.take();
         host.process = None;
+        for (_, task) in backlog.into_iter().flatten() {
+            self.undeliverable(id, task);
+        }
     }
 
     /// A process ended by itself: the power went in an operation of its disk.
@@ -415,8 +418,12 @@ impl Cluster {
             Task::Image(message, image) => self.with(id, |world, process| {
                 let disk: Arc<dyn Disk> = Arc::new(world.host(id).disk.clone());
                 let options = process::store_options(&world.plan, 0);
-                transfer::receive(&disk, Path::new(process::MEMBER), &image, options)
-                    .map_err(died("receiving a state"))?;
+                let received = transfer::receive(&disk, Path::new(process::MEMBER), &image, options);
+                if received.is_err() {
+                    // Its connection breaks.
+                    world.snapshot_sent(message.from, id, false);
+                }
+                received.map_err(died("receiving a state"))?;
                 world.note(
                     "receives a state",
                     id,
