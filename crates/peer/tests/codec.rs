@@ -268,7 +268,7 @@ fn a_length_that_is_allowed_takes_no_memory_before_the_bytes_are_there() {
         assert!(decoder.next_message().unwrap().is_none());
         decoders.push(decoder);
     }
-    let promised = 64 * MAX_MESSAGE_BYTES >> 10;
+    let promised = (64 * MAX_MESSAGE_BYTES) >> 10;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status
         .lines()

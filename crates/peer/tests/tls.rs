@@ -1,5 +1,7 @@
 //! Members that show each other certificates.
 
+#![allow(clippy::disallowed_methods, reason = "it writes certificates")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

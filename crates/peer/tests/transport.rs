@@ -1,5 +1,10 @@
 //! Messages between members, and what members hear of each other.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "what a test hears may wait without a bound"
+)]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -25,6 +25,7 @@ use crate::plan::Plan;
 use crate::process::Process;
 
 /// What is asked.
+#[allow(clippy::large_enum_variant, reason = "few exist at a time")]
 pub enum Request {
     /// Something for the log.
     Write(InternalRaftRequest),
@@ -385,6 +386,7 @@ impl Cluster {
                     id: op,
                     payload,
                     urgent: false,
+                    only_in: None,
                 };
                 self.note(
                     "is to change the members",

@@ -79,6 +79,7 @@ pub enum Task {
 }
 
 /// Something that is going to happen.
+#[allow(clippy::large_enum_variant, reason = "few exist at a time")]
 pub enum Event {
     /// At a host; a life of 0 is any.
     Task {
@@ -277,7 +278,7 @@ impl Cluster {
 
     /// Starts a host's process, unless it runs.
     pub fn start(&mut self, id: u64) {
-        let seed = self.chance.next();
+        let seed = self.chance.number();
         let host = self.hosts.get_mut(&id).expect("a host");
         if host.process.is_some() {
             return;
@@ -477,6 +478,7 @@ impl Cluster {
             id: request.header.as_ref().map_or(0, |header| header.id),
             payload: Payload::Request(request.encode_to_vec().into()),
             urgent,
+            only_in: urgent.then(|| process.member.status().term),
         };
         self.step(process, Input::Propose(vec![proposal]));
     }

@@ -243,7 +243,7 @@ impl Cluster {
             0 => Keep::None,
             1 => Keep::All,
             2 => Keep::TornLast,
-            _ => Keep::Subset(self.chance.next()),
+            _ => Keep::Subset(self.chance.number()),
         };
         self.note("loses power", id, [0; 3]);
         self.kill(id);

@@ -7,6 +7,9 @@ use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, compare, request_op};
 use proto::raftpb::Entry;
 
+/// What a transaction changes: each key with its value and lease, or nothing if it is deleted.
+type Changes = Vec<(Vec<u8>, Option<(Vec<u8>, i64)>)>;
+
 /// A key's value, or its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -186,7 +189,7 @@ impl Model {
         said
     }
 
-    fn put(&self, txn: &mut Vec<(Vec<u8>, Option<(Vec<u8>, i64)>)>, put: &PutRequest) -> bool {
+    fn put(&self, txn: &mut Changes, put: &PutRequest) -> bool {
         if put.lease != 0 && !self.leases.contains_key(&put.lease) {
             return false;
         }
@@ -194,7 +197,7 @@ impl Model {
         true
     }
 
-    fn delete(&self, txn: &mut Vec<(Vec<u8>, Option<(Vec<u8>, i64)>)>, key: &[u8], range_end: &[u8]) -> i64 {
+    fn delete(&self, txn: &mut Changes, key: &[u8], range_end: &[u8]) -> i64 {
         let before = txn.len();
         let is_in = |it: &Vec<u8>| match range_end.is_empty() {
             true => it == key,
@@ -224,7 +227,7 @@ impl Model {
         }
     }
 
-    fn commit(&mut self, txn: Vec<(Vec<u8>, Option<(Vec<u8>, i64)>)>) {
+    fn commit(&mut self, txn: Changes) {
         if txn.is_empty() {
             return;
         }
