@@ -32,13 +32,8 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::history::{Change, Keys};
 use crate::server::Server;
-
-/// What a revision does to keys: the new value of each, or none for a delete.
-pub type Change = BTreeMap<String, Option<String>>;
-
-/// All keys with their values and mod revisions.
-pub type Keys = BTreeMap<String, (String, i64)>;
 
 /// What is known of one round.
 #[derive(Clone, Debug, Default)]
@@ -303,7 +298,8 @@ impl Writer {
     }
 }
 
-fn operations(change: &Change) -> Vec<RequestOp> {
+/// A change as the operations of a transaction.
+pub(crate) fn operations(change: &Change) -> Vec<RequestOp> {
     let operation = |(key, value): (&String, &Option<String>)| {
         let key = key.clone().into();
         match value.clone() {
@@ -388,7 +384,8 @@ async fn read_back(server: &Server, begin: i64) -> Result<(i64, BTreeMap<i64, Ch
     Ok((revision, history, keys))
 }
 
-fn text(bytes: &[u8]) -> String {
+/// Bytes a test has written.
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::runtime::Runtime;
 
 use crate::compare::{Step, compare};
 use crate::differences::DIFFERENCES;
@@ -38,6 +39,25 @@ pub fn run(trials: Vec<(String, Work)>) -> ExitCode {
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// What a trial's futures run on.
+pub fn runtime() -> Result<Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| e.to_string())
+}
+
+/// A number from the environment.
+///
+/// # Panics
+/// If what is there is no number; a test that silently took another one would not be what was asked for.
+pub fn number(variable: &str, default: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {text:?}")),
+        Err(_) => default,
+    }
 }
 
 /// A trial for every script of a folder.

@@ -40,11 +40,16 @@
 pub mod answer;
 pub mod call;
 pub mod cli;
+pub mod cluster;
 pub mod compare;
 pub mod crash;
 pub mod differences;
+pub mod faults;
 pub mod harness;
+pub mod history;
 pub mod http;
+pub mod links;
+pub mod load;
 pub mod script;
 pub mod server;
 pub mod session;

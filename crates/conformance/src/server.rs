@@ -1,4 +1,5 @@
-//! One etcd process, real or ours, on free loopback ports with a folder of its own.
+//! One etcd process, real or ours, on free loopback ports with a folder of its own: alone, or a member of a
+//! [`crate::cluster`].
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -27,7 +28,37 @@ pub struct Server {
     folder: TempDir,
     /// The three listeners, the same ones after every start.
     pub ports: Ports,
+    place: Place,
     child: Option<Child>,
+}
+
+/// Who a server is among the members of its cluster.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The member's name; not `default`, which both servers warn of.
+    pub name: String,
+    /// The port of 127.0.0.1 where the others find it.
+    pub advertised: u16,
+    /// The flag `--initial-cluster`.
+    pub cluster: String,
+    /// Whether the cluster is there already and this member joins it.
+    pub joins: bool,
+}
+
+impl Place {
+    /// A cluster of this one member.
+    fn alone(ports: Ports) -> Self {
+        Self {
+            name: NAME.to_owned(),
+            advertised: ports.peer,
+            cluster: ports.initial_cluster(),
+            joins: false,
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        if self.joins { "existing" } else { "new" }
+    }
 }
 
 /// The three ports of an etcd, all on 127.0.0.1.
@@ -44,30 +75,28 @@ pub struct Ports {
 impl Server {
     /// Starts a server on an empty folder and waits until it answers. `flags` come after the usual ones.
     pub async fn start(program: &Path, flags: &[String]) -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let (program, flags) = (program.to_owned(), flags.to_vec());
-        let mut server = Self {
-            program,
-            flags,
-            folder,
-            ports: Ports::free(),
-            child: None,
-        };
+        let ports = Ports::free();
+        let mut server = Self::prepared(program, flags, ports, Place::alone(ports))?;
         server.resume().await?;
         Ok(server)
+    }
+
+    /// A server that is not started yet, on an empty folder.
+    pub fn prepared(program: &Path, flags: &[String], ports: Ports, place: Place) -> Result<Self, String> {
+        Ok(Self {
+            program: program.to_owned(),
+            flags: flags.to_vec(),
+            folder: tempfile::tempdir().map_err(|e| e.to_string())?,
+            ports,
+            place,
+            child: None,
+        })
     }
 
     /// Like [`Server::start`], on a data folder made by somebody else, which is moved to the server's own place.
     /// It was made for the peer URL of `ports`.
     pub async fn start_on(program: &Path, data: &Path, ports: Ports) -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let mut server = Self {
-            program: program.to_owned(),
-            flags: Vec::new(),
-            folder,
-            ports,
-            child: None,
-        };
+        let mut server = Self::prepared(program, &[], ports, Place::alone(ports))?;
         fs::rename(data, server.data()).map_err(|e| format!("{}: {e}", data.display()))?;
         server.resume().await?;
         Ok(server)
@@ -92,13 +121,14 @@ impl Server {
             .open(self.log())
             .map_err(|e| e.to_string())?;
         let child = Command::new(&self.program)
-            .arg(format!("--name={NAME}"))
+            .arg(format!("--name={}", self.place.name))
             .arg(format!("--data-dir={}", self.data().display()))
             .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
             .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
             .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
-            .arg(format!("--initial-advertise-peer-urls={}", self.ports.peer_url()))
-            .arg(format!("--initial-cluster={}", self.ports.initial_cluster()))
+            .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
+            .arg(format!("--initial-cluster={}", self.place.cluster))
+            .arg(format!("--initial-cluster-state={}", self.place.state()))
             .arg(format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -112,7 +142,7 @@ impl Server {
 
     /// Waits for `/health` to say yes, which takes an elected leader and a read through it. Alarms do not count:
     /// a server with one is as ready as it gets.
-    async fn ready(&mut self) -> Result<(), String> {
+    pub async fn ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.exited()? {
@@ -141,8 +171,41 @@ impl Server {
 
     /// Asks the process to end as a service manager does, and waits for it.
     pub async fn stop(&mut self) -> Result<ExitStatus, String> {
+        self.signal(Signal::TERM)?;
+        self.gone().await
+    }
+
+    /// `kill -9`: what was not handed to the kernel is lost.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only for a process that is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops the process where it is, as a machine that hangs; nobody is told. [`Server::thaw`] lets it go on.
+    pub fn freeze(&self) -> Result<(), String> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Ends what [`Server::freeze`] began.
+    pub fn thaw(&self) -> Result<(), String> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), String> {
         let child = self.child.as_ref().ok_or("the server is not running")?;
-        kill_process(Pid::from_child(child), Signal::TERM).map_err(|e| e.to_string())?;
+        kill_process(Pid::from_child(child), signal).map_err(|e| e.to_string())
+    }
+
+    /// The process's id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn gone(&mut self) -> Result<ExitStatus, String> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.exited()? {
@@ -154,13 +217,19 @@ impl Server {
         Err("the server does not stop".into())
     }
 
-    /// `kill -9`: what was not handed to the kernel is lost.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Both fail only for a process that is gone already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    /// From now on the server is started as another member, or in another way.
+    pub fn set_place(&mut self, place: Place) {
+        self.place = place;
+    }
+
+    /// From now on the server is this program.
+    pub fn set_program(&mut self, program: &Path) {
+        self.program = program.to_owned();
+    }
+
+    /// Takes away all that the stopped server has written.
+    pub fn wipe(&self) -> Result<(), String> {
+        fs::remove_dir_all(self.data()).map_err(|e| e.to_string())
     }
 
     fn exited(&mut self) -> Result<Option<ExitStatus>, String> {
@@ -178,6 +247,21 @@ impl Server {
         self.folder.path()
     }
 
+    /// The member's name.
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    /// The port of 127.0.0.1 where the other members find it.
+    pub fn advertised(&self) -> u16 {
+        self.place.advertised
+    }
+
+    /// The peer URL the member is known by.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.place.advertised)
+    }
+
     /// `text` with this server's addresses and folder replaced by names.
     pub fn masked(&self, text: &str) -> String {
         let Ports {
@@ -191,7 +275,8 @@ impl Server {
             .replace(&*self.folder.path().to_string_lossy(), "FOLDER")
     }
 
-    fn data(&self) -> PathBuf {
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -199,8 +284,10 @@ impl Server {
         self.folder.path().join("log")
     }
 
-    fn last_words(&self) -> String {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
+    /// The end of the server's log, for a report.
+    pub fn last_words(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
@@ -212,28 +299,32 @@ impl Drop for Server {
     }
 }
 
-/// The member's name; not `default`, which both servers warn of.
+/// The name of a member that is alone.
 const NAME: &str = "m1";
 
 impl Ports {
     /// Three ports nobody listens on. They are taken from below the range the kernel gives to outgoing connections
     /// (32768 and up on Linux), so none can be taken away between this look and the server's start.
     pub fn free() -> Self {
+        Self {
+            client: Self::next(),
+            peer: Self::next(),
+            metrics: Self::next(),
+        }
+    }
+
+    /// One more such port.
+    pub fn next() -> u16 {
         const FIRST: u32 = 20_000;
         const COUNT: u32 = 12_000;
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Test programs that run at the same time begin at different places.
         let start = std::process::id() % (COUNT / 100) * 100;
-        let next = || loop {
+        loop {
             let port = (FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT) as u16;
             if TcpListener::bind(("127.0.0.1", port)).is_ok() {
                 return port;
             }
-        };
-        Self {
-            client: next(),
-            peer: next(),
-            metrics: next(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! `KEELSON_CRASH_ROUNDS` sets the number of rounds (50), `KEELSON_CRASH_SEED` what they do (1).
 
 use conformance::crash;
-use conformance::harness::{self, Work};
+use conformance::harness::{self, Work, number};
 
 fn main() -> std::process::ExitCode {
     let rounds = number("KEELSON_CRASH_ROUNDS", 50);
@@ -16,21 +16,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(program: &std::path::Path, rounds: usize) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
     let seed = number("KEELSON_CRASH_SEED", 1) as u64;
-    let writes = runtime.block_on(crash::rounds(program, rounds, seed))?;
+    let writes = harness::runtime()?.block_on(crash::rounds(program, rounds, seed))?;
     println!("{rounds} rounds, {writes} writes acknowledged, all there");
     Ok(())
-}
-
-fn number(variable: &str, default: usize) -> usize {
-    match std::env::var(variable) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} is not a number: {text:?}")),
-        Err(_) => default,
-    }
 }

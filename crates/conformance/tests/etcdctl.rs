@@ -18,10 +18,7 @@ fn main() -> ExitCode {
 /// A backup of our server is checked and unpacked by the real etcdutl; the real etcd started on it has the same
 /// keys, history, leases and hash.
 fn a_real_etcd_runs_on_our_snapshot(tools: &Tools) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
+    let runtime = harness::runtime()?;
     let ours = runtime.block_on(Server::start(&tools.ours, &[]))?;
     let etcdctl = |server: &Server, words: &[&str]| {
         let endpoint = format!("--endpoints={}", server.endpoint());

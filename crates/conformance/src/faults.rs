@@ -1,0 +1,252 @@
+//! The life of a cluster of three under load: what happens to it, one fault after the other.
+//!
+//! Each fault ends with the cluster well again, and in its middle the clients must make progress, for a majority is
+//! never touched. At the end the load is checked (see [`crate::load`]) and all members have the same hash.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+
+use crate::cluster::{Cluster, eventually};
+use crate::load::{Load, Report};
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9` of a follower, which is started again.
+    KillFollower,
+    /// `kill -9` of the leader, which is started again.
+    KillLeader,
+    /// The leader is asked to end, and started again.
+    RestartLeader,
+    /// A follower hangs for a while.
+    FreezeFollower,
+    /// The leader hangs for a while; it wakes up in the belief that it leads.
+    FreezeLeader,
+    /// A follower is cut off.
+    IsolateFollower,
+    /// The leader is cut off, with the clients that speak to it.
+    IsolateLeader,
+    /// A follower is heard by nobody.
+    MuteFollower,
+    /// A follower hears nobody; it must not disturb the others.
+    DeafFollower,
+    /// The leader is heard by nobody.
+    MuteLeader,
+    /// The leader hears nobody, and must find out by itself.
+    DeafLeader,
+    /// What a follower sends and gets takes its time.
+    SlowFollower,
+    /// Leadership goes round.
+    MoveLeader,
+    /// A follower is away for so long that the others' logs do not reach back: it gets a snapshot.
+    Snapshot,
+    /// A member loses its disk and is removed and added again.
+    Replace,
+    /// A fourth member is added as a learner, promoted, and takes another one's place.
+    Learner,
+}
+
+/// All faults.
+pub const FAULTS: [Fault; 16] = [
+    Fault::KillFollower,
+    Fault::KillLeader,
+    Fault::RestartLeader,
+    Fault::FreezeFollower,
+    Fault::FreezeLeader,
+    Fault::IsolateFollower,
+    Fault::IsolateLeader,
+    Fault::MuteFollower,
+    Fault::DeafFollower,
+    Fault::MuteLeader,
+    Fault::DeafLeader,
+    Fault::SlowFollower,
+    Fault::MoveLeader,
+    Fault::Snapshot,
+    Fault::Replace,
+    Fault::Learner,
+];
+
+/// Entries between two snapshots, and those the log keeps behind one; both few, so that a member that was away for a
+/// moment needs a snapshot.
+const SNAPSHOT_COUNT: u64 = 200;
+const CATCH_UP_ENTRIES: u64 = 50;
+
+/// Writes that make every log forget what a member would need.
+const AWAY_WRITES: usize = 2 * (SNAPSHOT_COUNT + CATCH_UP_ENTRIES) as usize;
+
+/// Writes while a fault lasts: the cluster goes on.
+const FAULT_WRITES: usize = 50;
+
+/// Writes after a fault: the cluster is well.
+const CALM_WRITES: usize = 20;
+
+/// Flags for every member, in words both servers know.
+pub fn flags() -> Vec<String> {
+    vec![
+        format!("--snapshot-count={SNAPSHOT_COUNT}"),
+        format!("--experimental-snapshot-catchup-entries={CATCH_UP_ENTRIES}"),
+    ]
+}
+
+/// Leads three members of these programs through `faults`.
+pub async fn life(programs: [&Path; 3], faults: &[Fault], seed: u64) -> Result<Report, String> {
+    let cluster = Cluster::start(&programs, &flags()).await?;
+    let load = Load::start(&cluster.client_ports(), seed);
+    let mut life = Life {
+        programs: programs.map(Path::to_owned).to_vec(),
+        cluster,
+        load,
+        random: StdRng::seed_from_u64(seed),
+    };
+    for (number, fault) in faults.iter().enumerate() {
+        let passed = life.suffer(*fault).await;
+        passed.map_err(|error| format!("fault {number}, {fault:?}, seed {seed}: {error}"))?;
+    }
+    let Life { cluster, load, .. } = life;
+    let report = load.finish().await?;
+    cluster.agree().await?;
+    Ok(report)
+}
+
+/// Every fault once per round, in an order that depends on the seed.
+pub fn shuffled(rounds: usize, seed: u64) -> Vec<Fault> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let rounds = (0..rounds).flat_map(|_| {
+        let mut round = FAULTS;
+        round.shuffle(&mut random);
+        round
+    });
+    rounds.collect()
+}
+
+struct Life {
+    /// The program of each member there has been.
+    programs: Vec<PathBuf>,
+    cluster: Cluster,
+    load: Load,
+    random: StdRng,
+}
+
+impl Life {
+    async fn suffer(&mut self, fault: Fault) -> Result<(), String> {
+        let leader = self.cluster.leader().await?;
+        let follower = self.some_follower(leader)?;
+        match fault {
+            Fault::KillFollower => self.kill(follower).await?,
+            Fault::KillLeader => self.kill(leader).await?,
+            Fault::RestartLeader => {
+                self.cluster.stop(leader).await?;
+                self.goes_on(leader).await?;
+                self.cluster.resume(leader).await?;
+            }
+            Fault::FreezeFollower => self.freeze(follower).await?,
+            Fault::FreezeLeader => self.freeze(leader).await?,
+            Fault::IsolateFollower => self.cut(follower, true, true).await?,
+            Fault::IsolateLeader => self.cut(leader, true, true).await?,
+            Fault::MuteFollower => self.cut(follower, true, false).await?,
+            Fault::DeafFollower => self.cut(follower, false, true).await?,
+            Fault::MuteLeader => self.cut(leader, true, false).await?,
+            Fault::DeafLeader => self.cut(leader, false, true).await?,
+            Fault::SlowFollower => {
+                let delay = Duration::from_millis(self.random.random_range(1..50));
+                for other in self.others(follower) {
+                    self.cluster.delay(follower, other, delay);
+                    self.cluster.delay(other, follower, delay);
+                }
+                self.load.progress(FAULT_WRITES).await?;
+                self.cluster.heal();
+            }
+            Fault::MoveLeader => {
+                for number in self.cluster.running() {
+                    self.cluster.move_leader(number).await?;
+                    self.load.progress(CALM_WRITES).await?;
+                }
+            }
+            Fault::Snapshot => self.snapshot(follower).await?,
+            Fault::Replace => {
+                let number = *[leader, follower].choose(&mut self.random).unwrap_or(&leader);
+                self.cluster.replace(number).await?;
+            }
+            Fault::Learner => self.learner(leader, follower).await?,
+        }
+        self.load.progress(CALM_WRITES).await?;
+        self.cluster.agree_so_far().await
+    }
+
+    fn some_follower(&mut self, leader: usize) -> Result<usize, String> {
+        let others = self.others(leader);
+        others
+            .choose(&mut self.random)
+            .copied()
+            .ok_or_else(|| "nobody follows".into())
+    }
+
+    fn others(&self, number: usize) -> Vec<usize> {
+        let running = self.cluster.running().into_iter();
+        running.filter(|other| *other != number).collect()
+    }
+
+    /// The members but `without` have a leader among them, and write.
+    async fn goes_on(&self, without: usize) -> Result<(), String> {
+        self.cluster.leader_of(&self.others(without)).await?;
+        self.load.progress(FAULT_WRITES).await
+    }
+
+    async fn kill(&mut self, number: usize) -> Result<(), String> {
+        self.cluster.kill(number);
+        self.goes_on(number).await?;
+        self.cluster.resume(number).await
+    }
+
+    async fn freeze(&mut self, number: usize) -> Result<(), String> {
+        self.cluster.freeze(number)?;
+        self.goes_on(number).await?;
+        self.cluster.thaw(number)
+    }
+
+    /// Cuts what a member sends, what it gets, or both.
+    async fn cut(&mut self, number: usize, sent: bool, got: bool) -> Result<(), String> {
+        for other in self.others(number) {
+            if sent {
+                self.cluster.cut(number, other);
+            }
+            if got {
+                self.cluster.cut(other, number);
+            }
+        }
+        self.goes_on(number).await?;
+        self.cluster.heal();
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, number: usize) -> Result<(), String> {
+        self.cluster.kill(number);
+        self.load.progress(AWAY_WRITES).await?;
+        self.cluster.resume(number).await?;
+        eventually("a snapshot is received", async || {
+            match self.cluster.snapshots_received(number).await? {
+                0 => Err("none yet".into()),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// A learner joins, is promoted and replaces a member of its own kind.
+    async fn learner(&mut self, leader: usize, follower: usize) -> Result<(), String> {
+        let old = *[leader, follower].choose(&mut self.random).unwrap_or(&leader);
+        let program = self.programs[old].clone();
+        let new = self.cluster.add(&program, true).await?;
+        self.programs.push(program);
+        self.load.progress(FAULT_WRITES).await?;
+        self.cluster.promote(new).await?;
+        self.load.also(self.cluster.port(new));
+        self.load.without(self.cluster.port(old));
+        self.load.progress(FAULT_WRITES).await?;
+        self.cluster.remove(old).await
+    }
+}
