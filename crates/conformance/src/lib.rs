@@ -20,9 +20,9 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Three test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
-//! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load). The real etcd comes
-//! from `cargo xtask reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails.
+//! Four test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
+//! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs`
+//! (three members, see [`faults`] and [`migration`]). The real etcd comes from `cargo xtask reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails.
 //!
 //! ```text
 //! cargo xtask reference                                            once
@@ -32,7 +32,7 @@
 //! KEELSON_ETCD=target/reference/etcd cargo test -p conformance     the harness tries itself: no difference
 //! ```
 //!
-//! What is not here: clusters of several members, users, TLS.
+//! What is not here: users, TLS.
 
 // This crate drives processes, sockets and files; the rules of the core are not for it.
 #![allow(clippy::disallowed_methods)]
@@ -50,6 +50,7 @@ pub mod history;
 pub mod http;
 pub mod links;
 pub mod load;
+pub mod migration;
 pub mod script;
 pub mod server;
 pub mod session;

@@ -40,6 +40,7 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub struct Links {
     shared: Arc<Shared>,
+    /// The tasks that listen, those of dead members included.
     relays: HashMap<usize, JoinHandle<()>>,
 }
 
@@ -77,6 +78,10 @@ impl Links {
         behind: u16,
     ) -> Result<(), String> {
         lock(&self.shared.processes).insert(number, pid);
+        if let Some(closed) = self.relays.remove(&number) {
+            // Its listener is gone when it is; that it was aborted is no news.
+            let _ = closed.await;
+        }
         let listener = TcpListener::bind(("127.0.0.1", advertised))
             .await
             .map_err(|e| format!("port {advertised}: {e}"))?;
@@ -88,7 +93,7 @@ impl Links {
     /// The member is dead: its address refuses connections. Those it had end with its own end of them.
     pub fn close(&mut self, number: usize) {
         lock(&self.shared.processes).remove(&number);
-        if let Some(relay) = self.relays.remove(&number) {
+        if let Some(relay) = self.relays.get(&number) {
             relay.abort();
         }
     }

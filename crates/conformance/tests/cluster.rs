@@ -1,26 +1,45 @@
-//! Three members, ours, the real etcd's and mixed, under load and faults of all kinds.
+//! Three members, ours, the real etcd's and mixed, under load and faults of all kinds; and members that migrate.
 //!
 //! `KEELSON_FAULT_ROUNDS` sets how often every fault happens (1), `KEELSON_FAULT_SEED` their order (1).
-//! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. With `KEELSON_FAULTS_REAL=1` three real members go through the
-//! same, which tries the test itself.
+//! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=real` lets three real members go through the
+//! same, which tries the test itself; `KEELSON_CLUSTERS=all` adds what is not [`EXPECTED`] of ours yet.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use conformance::faults::{self, FAULTS, Fault};
 use conformance::harness::{self, Work, number};
+use conformance::migration;
 use conformance::tools::Tools;
 
+/// The trials that ours passes. One is added with the change that makes it pass.
+const EXPECTED: &[&str] = &[];
+
+const REAL: &str = "three_real_members_live_through_faults";
+
 fn main() -> ExitCode {
-    let mut trials: Vec<(String, Work)> = Vec::new();
-    if std::env::var("KEELSON_FAULTS_REAL").is_ok_and(|real| real == "1") {
-        trials.push(trial("three_real_members_live_through_faults", 0));
-    }
-    harness::run(trials)
+    let clusters = std::env::var("KEELSON_CLUSTERS").unwrap_or_default();
+    let trials = vec![
+        faults(REAL, 0),
+        faults("three_of_ours_live_through_faults", 3),
+        faults("one_of_ours_and_two_real_members_live_through_faults", 1),
+        faults("two_of_ours_and_a_real_member_live_through_faults", 2),
+        migration(
+            "a_real_cluster_becomes_ours_and_real_again_while_clients_go_on",
+            3,
+        ),
+        migration("a_real_member_alone_becomes_ours_and_real_again", 1),
+    ];
+    let wanted = trials.into_iter().filter(|(name, _)| match clusters.as_str() {
+        "all" => true,
+        "real" => name == REAL,
+        _ => EXPECTED.contains(&name.as_str()),
+    });
+    harness::run(wanted.collect())
 }
 
 /// A cluster with so many members of ours; the others are real.
-fn trial(name: &str, ours: usize) -> (String, Work) {
+fn faults(name: &str, ours: usize) -> (String, Work) {
     let work = move |tools: &Tools| {
         let program = |member| match member < ours {
             true => &*tools.ours,
@@ -45,4 +64,15 @@ fn live(programs: [&Path; 3]) -> Result<(), String> {
 fn named(name: &str) -> Result<Fault, String> {
     let known = FAULTS.into_iter().find(|fault| format!("{fault:?}") == name);
     known.ok_or_else(|| format!("no fault {name}; there are {FAULTS:?}"))
+}
+
+/// A real cluster of so many members, there and back.
+fn migration(name: &str, members: usize) -> (String, Work) {
+    let work = move |tools: &Tools| {
+        let seed = number("KEELSON_FAULT_SEED", 1) as u64;
+        let report = harness::runtime()?.block_on(migration::there_and_back(tools, members, seed))?;
+        println!("there and back: {report:?}");
+        Ok(())
+    };
+    (name.to_owned(), Box::new(work))
 }

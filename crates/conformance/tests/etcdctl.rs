@@ -1,9 +1,9 @@
 //! The real etcdctl and etcdutl on the real etcd and on ours.
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use conformance::harness::{self, Work};
+use conformance::migration::run;
 use conformance::server::{Ports, Server};
 use conformance::tools::Tools;
 use serde_json::Value;
@@ -91,24 +91,6 @@ fn a_real_etcd_runs_on_our_snapshot(tools: &Tools) -> Result<(), String> {
         equal(&question.join(" "), &without_place(ours?), &without_place(real?))?;
     }
     Ok(())
-}
-
-/// Runs a tool and returns what it prints.
-fn run(program: &Path, words: &[&str]) -> Result<String, String> {
-    let output = Command::new(program)
-        .args(words)
-        .output()
-        .map_err(|e| format!("{}: {e}", program.display()))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(format!(
-            "{} {}: {}",
-            program.display(),
-            words.join(" "),
-            text(&output.stderr)
-        )),
-    }
 }
 
 fn json(text: &str) -> Result<Value, String> {

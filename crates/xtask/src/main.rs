@@ -1,17 +1,63 @@
 //! The project's own chores: `cargo xtask <chore>`.
 
+// Chores live by the clock.
+#![allow(clippy::disallowed_methods)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::SystemTime;
 
 const USAGE: &str = "\
-cargo xtask reference [FOLDER]   fetch the etcd to compare with (into target/reference)";
+cargo xtask reference [FOLDER]   fetch the etcd to compare with (into target/reference)
+cargo xtask nightly [ROUNDS]     the long form of the crash and fault tests (10 rounds of every fault)";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         Some("reference") => reference(words.next().map(PathBuf::from)),
+        Some("nightly") => nightly(&words.next().unwrap_or_else(|| "10".to_owned())),
         _ => {
             eprintln!("{USAGE}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Kills of one server that correspond to one round of a cluster's faults; both take about a minute.
+const CRASHES_PER_ROUND: u32 = 100;
+
+/// Runs the tests that repeat something by chance, often and from another seed each night.
+fn nightly(rounds: &str) -> ExitCode {
+    let Ok(count) = rounds.parse::<u32>() else {
+        eprintln!("cargo xtask nightly: not a number of rounds: {rounds}");
+        return ExitCode::FAILURE;
+    };
+    let day = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs() / 86_400)
+        .to_string();
+    println!("seed {day}");
+    let status = Command::new("cargo")
+        .args([
+            "test",
+            "-p",
+            "conformance",
+            "--test",
+            "crash",
+            "--test",
+            "cluster",
+        ])
+        .args(["--no-fail-fast", "--", "--nocapture"])
+        .env("KEELSON_CRASH_ROUNDS", (count * CRASHES_PER_ROUND).to_string())
+        .env("KEELSON_CRASH_SEED", &day)
+        .env("KEELSON_FAULT_ROUNDS", rounds)
+        .env("KEELSON_FAULT_SEED", &day)
+        .status();
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask nightly: {error}");
             ExitCode::FAILURE
         }
     }
