@@ -8,7 +8,7 @@
 //! | `revision=5` at the start | a full header: the cluster's id, this member's id, a raft term, revision 5 |
 //! | `header(revision=5)` | a header with only these fields; `header()` an empty one, `no header` none at all |
 //! | `"a" = "1"` | a key and its value; bytes that are not printable ASCII as `\xff`, long ones shortened |
-//! | `M1` | this member's id |
+//! | `M1`, `M2` | members' ids, in the order they were started or added |
 //! | `L1`, `L2` | lease ids the server chose, in the order they were granted |
 //! | `TTL=fresh` | the remaining time of a lease is the granted one, but for a tenth |
 //! | `+` | a number that is right if it is above zero: raft's term and index, sizes, times |
@@ -27,19 +27,35 @@ use proto::mvccpb::{Event, KeyValue, event::EventType};
 pub struct Names {
     /// The cluster's id.
     pub cluster: u64,
-    /// The member's id.
+    /// The id of the member that is asked.
     pub member: u64,
+    /// All members' ids, in the order they were started or added; empty for a member that is alone.
+    pub members: Vec<u64>,
     /// Lease ids the server chose.
     pub leases: Vec<i64>,
 }
 
 impl Names {
     fn member(&self, id: u64) -> String {
-        if id == self.member {
-            "M1".into()
-        } else {
-            id.to_string()
+        let mut all = self.all_members().iter();
+        match all.position(|member| *member == id) {
+            Some(position) => format!("M{}", position + 1),
+            None => id.to_string(),
         }
+    }
+
+    /// The ids that have names, that of `M1` first.
+    pub fn all_members(&self) -> &[u64] {
+        match self.members.is_empty() {
+            true => std::slice::from_ref(&self.member),
+            false => &self.members,
+        }
+    }
+
+    /// The id behind `M1` and the like.
+    pub fn member_id(&self, name: &str) -> Option<u64> {
+        let number = name.strip_prefix('M')?.parse::<usize>().ok()?;
+        self.all_members().get(number.checked_sub(1)?).copied()
     }
 
     fn lease(&self, id: i64) -> String {
@@ -150,6 +166,15 @@ impl<'a> Answer<'a> {
 
     fn shown<T: Show>(&mut self, items: &[T]) {
         self.lines(items, |answer, item| item.show(answer));
+    }
+
+    /// Members are listed by their ids, which differ from run to run; they are printed by their names.
+    fn members(&mut self, members: &[Member]) {
+        self.flag("unsorted", !members.is_sorted_by_key(|member| member.id));
+        let names = self.names;
+        let mut members = members.to_vec();
+        members.sort_by_key(|member| names.all_members().iter().position(|id| *id == member.id));
+        self.shown(&members);
     }
 
     fn header(&mut self, header: &Option<ResponseHeader>) {
@@ -455,7 +480,7 @@ macro_rules! members {
         impl Show for $message {
             fn show(&self, answer: &mut Answer<'_>) {
                 answer.header(&self.header);
-                answer.shown(&self.members);
+                answer.members(&self.members);
             }
         }
     )*};
@@ -469,7 +494,7 @@ impl Show for MemberAddResponse {
             Some(member) => member.show(answer),
             None => answer.word("no member"),
         }
-        answer.shown(&self.members);
+        answer.members(&self.members);
     }
 }
 
@@ -499,6 +524,7 @@ mod tests {
     const NAMES: Names = Names {
         cluster: 1,
         member: 2,
+        members: Vec::new(),
         leases: Vec::new(),
     };
 

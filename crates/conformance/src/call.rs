@@ -118,12 +118,10 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The next argument as a member id: a number, or `M1` for the server itself.
+    /// The next argument as a member id: a number, or a name such as `M1`.
     pub fn member(&mut self) -> Result<u64, ScriptError> {
-        match self.word()? {
-            "M1" => Ok(self.names.member),
-            text => parse(text),
-        }
+        let text = self.word()?;
+        self.names.member_id(text).map_or_else(|| parse(text), Ok)
     }
 
     /// The arguments that are left.
@@ -276,8 +274,8 @@ impl Call for AlarmRequest {
                 .optional()
                 .map_or(Ok(0), |text| number(text, AlarmType::from_str_name))?,
             member_id: match args.rest.take_key("member") {
-                Some("M1") => args.names.member,
-                text => text.map_or(Ok(0), parse)?,
+                None => 0,
+                Some(text) => args.names.member_id(text).map_or_else(|| parse(text), Ok)?,
             },
         })
     }

@@ -77,6 +77,7 @@ pub async fn run(
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     learn_lease(&line.words, &stdout, names);
+    learn_member(&stdout, names);
     let in_cells = line
         .words
         .get(1..3)
@@ -90,7 +91,7 @@ pub async fn run(
     answer.extend(errors.map(|line| format!("  ! {}", masked(line, names))));
     // Blanks at the end of a line would not survive an editor.
     let answer: Vec<_> = answer.iter().map(|line| line.trim_end().to_owned()).collect();
-    Ok(server.masked(&answer.join("\n")))
+    Ok(answer.join("\n"))
 }
 
 /// A command line of a script.
@@ -185,7 +186,7 @@ fn tool_word(word: &str, names: &Names) -> String {
         .split_once('=')
         .map_or(("", word), |(flag, value)| (flag, value));
     let id = match value {
-        "M1" => Some(names.member as i64),
+        _ if value.starts_with('M') => names.member_id(value).map(|id| id as i64),
         _ if value.starts_with('L') => names.lease_id(value),
         _ => None,
     };
@@ -214,6 +215,15 @@ fn learn_lease(words: &[String], stdout: &str, names: &mut Names) {
     names.leases.extend(hex.or_else(decimal));
 }
 
+/// Remembers the id of a member that was added.
+fn learn_member(stdout: &str, names: &mut Names) {
+    static ADDED: LazyLock<Regex> = LazyLock::new(|| pattern("^Member +([0-9a-f]+) added to cluster"));
+    let id = ADDED
+        .captures(stdout)
+        .and_then(|captures| u64::from_str_radix(&captures[1], 16).ok());
+    names.members.extend(id);
+}
+
 /// A line with what differs from run to run put under a mask.
 fn masked(line: &str, names: &Names) -> String {
     /// Numbers by the name of their field, in JSON or in `fields`.
@@ -235,16 +245,18 @@ fn masked(line: &str, names: &Names) -> String {
             _ => captures[0].to_owned(),
         })
         .into_owned();
-    let ids = [
-        (names.member, "M1".to_owned()),
-        (names.cluster, "CLUSTER".to_owned()),
-    ];
+    let members = names
+        .all_members()
+        .iter()
+        .enumerate()
+        .map(|(number, id)| (*id, format!("M{}", number + 1)));
+    let ids = members.chain([(names.cluster, "CLUSTER".to_owned())]);
     let leases = names
         .leases
         .iter()
         .enumerate()
         .map(|(number, id)| (*id as u64, format!("L{}", number + 1)));
-    for (id, name) in ids.into_iter().chain(leases) {
+    for (id, name) in ids.chain(leases) {
         line = line
             .replace(&format!("{id:016x}"), &name)
             .replace(&format!("{id:x}"), &name)
@@ -294,6 +306,7 @@ mod tests {
         let names = Names {
             cluster: 0xabc_def0,
             member: 0x1234_5678,
+            members: Vec::new(),
             leases: vec![0x7777_7777],
         };
         let json = r#"{"header":{"cluster_id":180150000,"member_id":305419896,"revision":2,"raft_term":2}}"#;
@@ -314,6 +327,7 @@ mod tests {
         let names = Names {
             cluster: 1,
             member: 255,
+            members: Vec::new(),
             leases: vec![16],
         };
         assert_eq!(tool_word("--lease=L1", &names), "--lease=10");

@@ -22,14 +22,14 @@
 //!
 //! Four test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
 //! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs`
-//! (three members, see [`faults`] and [`migration`]). The real etcd comes from `cargo xtask reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails.
+//! (three members, see [`faults`] and [`migration`]; `cargo xtask nightly` is its long form). The real etcd comes from `cargo xtask reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails.
 //!
 //! ```text
 //! cargo xtask reference                                            once
 //! cargo test -p conformance                                        everything
 //! cargo test -p conformance --test scripts a_range                 the scripts about ranges
 //! UPDATE=1 cargo test -p conformance --test scripts                what the real etcd says becomes the recording
-//! KEELSON_ETCD=target/reference/etcd cargo test -p conformance     the harness tries itself: no difference
+//! KEELSON_ETCD=$PWD/target/reference/etcd cargo test -p conformance    the harness tries itself: no difference
 //! ```
 //!
 //! What is not here: users, TLS.

@@ -446,7 +446,7 @@ async fn follow_one(
     };
     // The requests never end: a server may take their end for the watch's.
     let mut requests = Request::new(stream::iter([request]).chain(stream::pending()));
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         requests
             .metadata_mut()
             .insert("hasleader", tonic::metadata::MetadataValue::from_static("true"));

@@ -45,9 +45,9 @@ impl goldenscript::Runner for Reader {
     }
 }
 
-/// The scripts of `scripts/` and of its folder `etcdctl`.
+/// The scripts of `scripts/` and of its folders.
 pub fn all() -> Vec<Script> {
-    [in_folder(""), in_folder("etcdctl")]
+    [in_folder(""), in_folder("etcdctl"), in_folder("cluster")]
         .into_iter()
         .flatten()
         .collect()

@@ -262,17 +262,10 @@ impl Server {
         format!("http://127.0.0.1:{}", self.place.advertised)
     }
 
-    /// `text` with this server's addresses and folder replaced by names.
-    pub fn masked(&self, text: &str) -> String {
-        let Ports {
-            client,
-            peer,
-            metrics,
-        } = self.ports;
-        text.replace(&format!("127.0.0.1:{client}"), "CLIENT")
-            .replace(&format!("127.0.0.1:{peer}"), "PEER")
-            .replace(&format!("127.0.0.1:{metrics}"), "METRICS")
-            .replace(&*self.folder.path().to_string_lossy(), "FOLDER")
+    /// `text` with this server's addresses and folder replaced by names, which end with `number`.
+    pub fn masked(&self, text: &str, number: &str) -> String {
+        let text = text.replace(&*self.folder.path().to_string_lossy(), &format!("FOLDER{number}"));
+        self.ports.masked(&text, number)
     }
 
     /// The data folder.
@@ -331,6 +324,18 @@ impl Ports {
     /// The peer URL the member is known by.
     pub fn peer_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.peer)
+    }
+
+    /// `text` with the addresses replaced by names that end with `number`.
+    pub fn masked(&self, text: &str, number: &str) -> String {
+        let names = [
+            (self.client, "CLIENT"),
+            (self.peer, "PEER"),
+            (self.metrics, "METRICS"),
+        ];
+        names.into_iter().fold(text.to_owned(), |text, (port, name)| {
+            text.replace(&format!("127.0.0.1:{port}"), &format!("{name}{number}"))
+        })
     }
 
     /// The flag `--initial-cluster` for a cluster of this one member.

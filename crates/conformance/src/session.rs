@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `start [FLAG=VALUE…]` | starts a server on an empty folder; every script begins with it |
 //! | `restart`, `crash` | ends it with SIGTERM or SIGKILL and starts it again on its folder |
-//! | `stop` | ends it with SIGTERM and prints how it went |
+//! | `stop`, `resume` | ends it with SIGTERM and prints how it went; starts it again |
 //! | `fill PREFIX COUNT [VALUE]` | puts PREFIX0000 and so on, prints the last answer |
 //! | `events STREAM COUNT` | takes that many events from a Watch stream, however they were batched, by watch id |
 //! | `responses STREAM COUNT` | takes that many whole answers from it |
@@ -17,7 +17,13 @@
 //! | `unknown /SERVICE/METHOD` | a unary call with an empty message |
 //! | `http METHOD PATH` | an HTTP request; `port=metrics`, `body=…`, `print=head`, `print=sorted` |
 //! | `metrics NAME…` | the samples of these metrics |
+//! | `start members=3 [FLAG=VALUE…]` | starts a cluster, see below |
+//! | `join`, `gone` | starts a member that was added; waits for one that was removed to end by itself |
+//! | `wait SECONDS` | lets time pass: some rules count the seconds since members found each other |
 //! | `> etcdctl …`, `> etcdutl …` | the real tool; `<<< "…"` is its standard input |
+//!
+//! In a cluster the first member leads. Commands go to it, or with `m2:` in front to another one. Addresses have the
+//! member's number behind them: `PEER4` is where a fourth one can be added.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -48,7 +54,7 @@ use crate::call::{self, Args, Call, ScriptError};
 use crate::cli;
 use crate::compare::Step;
 use crate::http;
-use crate::server::Server;
+use crate::server::{Place, Ports, Server};
 use crate::stream::WatchStream;
 use crate::tools::Tools;
 
@@ -75,7 +81,8 @@ pub fn run(tools: &Tools, program: &Path, script: &str) -> Run {
         runtime: runtime.expect("the machine has a file descriptor left"),
         tools: tools.clone(),
         program: program.to_owned(),
-        running: None,
+        running: Vec::new(),
+        spare: Vec::new(),
         steps: Vec::new(),
     };
     let recording = goldenscript::generate(&mut session, script).map_err(|e| e.to_string());
@@ -90,30 +97,21 @@ struct Session {
     runtime: Runtime,
     tools: Tools,
     program: PathBuf,
-    running: Option<Running>,
+    /// The members, mostly one.
+    running: Vec<Running>,
+    /// Where further members can be.
+    spare: Vec<Ports>,
     steps: Vec<Step>,
 }
+
+/// Members a script may add to its cluster.
+const SPARE: usize = 3;
 
 impl goldenscript::Runner for Session {
     type Command = Command;
 
     fn run(&mut self, command: &Command, context: &Context) -> Result<String, ScriptError> {
-        let answer = match (&command.name[..], &mut self.running) {
-            ("start", _) => {
-                let flags: Vec<_> = command.args.iter().map(flag).collect();
-                self.running = Some(self.runtime.block_on(Running::start(&self.program, &flags))?);
-                "start: ready".to_owned()
-            }
-            (_, None) => return Err("a script begins with `start`".into()),
-            (line, Some(running)) if line.starts_with("etcd") => {
-                self.runtime
-                    .block_on(cli::run(&self.tools, &running.server, &mut running.names, line))?
-            }
-            (_, Some(running)) => {
-                let answer = self.runtime.block_on(running.step(command))?;
-                running.server.masked(&answer)
-            }
-        };
+        let answer = self.answer(command, context.prefix.as_deref())?;
         self.steps.push(Step {
             call: command.to_string(),
             tags: context.tags.clone(),
@@ -121,6 +119,144 @@ impl goldenscript::Runner for Session {
         });
         Ok(answer)
     }
+}
+
+impl Session {
+    fn answer(&mut self, command: &Command, member: Option<&str>) -> Result<String, ScriptError> {
+        let at = match member {
+            Some(name) => number(name)?,
+            None => 0,
+        };
+        match &command.name[..] {
+            "start" => return self.start(command),
+            "join" => return self.join(at),
+            _ => {}
+        }
+        let command = self.with_addresses(command);
+        let running = self
+            .running
+            .get_mut(at)
+            .ok_or("no such member; a script begins with `start`")?;
+        let answer = match &command.name[..] {
+            line if line.starts_with("etcd") => {
+                self.runtime
+                    .block_on(cli::run(&self.tools, &running.server, &mut running.names, line))?
+            }
+            _ => self.runtime.block_on(running.step(&command))?,
+        };
+        let members = running.names.members.clone();
+        for running in &mut self.running {
+            running.names.members.clone_from(&members);
+        }
+        Ok(self.masked(answer))
+    }
+
+    fn start(&mut self, command: &Command) -> Result<String, ScriptError> {
+        let mut args = command.consume_args();
+        let members = args.take_key("members").map(str::parse).transpose()?;
+        let flags = command
+            .args
+            .iter()
+            .filter(|argument| !matches!(argument, Argument::KeyValue(key, _) if key == "members"));
+        let flags: Vec<_> = flags.map(flag).collect();
+        self.running = match members {
+            None => vec![self.runtime.block_on(Running::start(&self.program, &flags))?],
+            Some(members) => {
+                self.spare = (0..SPARE).map(|_| Ports::free()).collect();
+                self.runtime
+                    .block_on(Running::start_cluster(&self.program, &flags, members))?
+            }
+        };
+        Ok("start: ready".to_owned())
+    }
+
+    /// Starts the member that was added last, in the place that was kept for it.
+    fn join(&mut self, at: usize) -> Result<String, ScriptError> {
+        if at != self.running.len() || self.spare.is_empty() {
+            return Err(format!("the next member is m{}", self.running.len() + 1).into());
+        }
+        let ports = self.spare.remove(0);
+        let joined = Running::join(&self.program, ports, &mut self.running);
+        let joined = self.runtime.block_on(joined)?;
+        self.running.push(joined);
+        Ok("join: ready".to_owned())
+    }
+
+    /// A command with addresses in place of their names.
+    fn with_addresses(&self, command: &Command) -> Command {
+        let running = self.running.iter().map(|running| running.server.ports);
+        let ports: Vec<_> = running.chain(self.spare.iter().copied()).collect();
+        let address = |text: &str| {
+            let ports = ports.iter().enumerate();
+            ports.fold(text.to_owned(), |text, (number, ports)| {
+                let name = format!("PEER{}", number + 1);
+                text.replace(&name, &format!("127.0.0.1:{}", ports.peer))
+            })
+        };
+        let mut command = command.clone();
+        command.name = address(&command.name);
+        for argument in &mut command.args {
+            if let Argument::Positional(text) | Argument::KeyValue(_, text) = argument {
+                *text = address(text);
+            }
+        }
+        command
+    }
+
+    /// An answer with names for addresses; members are listed in their order.
+    fn masked(&self, answer: String) -> String {
+        if let [alone] = &self.running[..] {
+            return alone.server.masked(&answer, "");
+        }
+        let running = self.running.iter().enumerate();
+        let answer = running.fold(answer, |answer, (number, running)| {
+            running.server.masked(&answer, &format!("{}", number + 1))
+        });
+        let spare = self.spare.iter().enumerate();
+        let answer = spare.fold(answer, |answer, (number, ports)| {
+            ports.masked(&answer, &format!("{}", self.running.len() + number + 1))
+        });
+        in_order(&answer)
+    }
+}
+
+/// The lines of a tool about one member each, sorted: the tools list members by their ids, or as they answer.
+fn in_order(answer: &str) -> String {
+    let about_one = |line: &&str| {
+        let rest = line.trim_start_matches([' ', '|', '!', '│']);
+        line.starts_with("  ")
+            && ["M", "CLIENT", "http://CLIENT"]
+                .iter()
+                .any(|name| rest.starts_with(name))
+    };
+    let mut sorted: Vec<_> = answer.lines().filter(about_one).collect();
+    sorted.sort_unstable();
+    let mut sorted = sorted.into_iter();
+    let lines = answer.lines().map(|line| match about_one(&line) {
+        true => sorted.next().unwrap_or(line).to_owned(),
+        false => entries_in_order(line),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The line of `member add` that names all members, sorted.
+fn entries_in_order(line: &str) -> String {
+    const NAME: &str = "ETCD_INITIAL_CLUSTER=\"";
+    let Some((before, entries)) = line.split_once(NAME) else {
+        return line.to_owned();
+    };
+    let mut entries: Vec<_> = entries.trim_end_matches('"').split(',').collect();
+    entries.sort_unstable();
+    format!("{before}{NAME}{}\"", entries.join(","))
+}
+
+/// The number of a member by its name.
+fn number(name: &str) -> Result<usize, ScriptError> {
+    let number = name
+        .strip_prefix('m')
+        .and_then(|number| number.parse::<usize>().ok());
+    let number = number.and_then(|number| number.checked_sub(1));
+    number.ok_or_else(|| format!("no member {name}").into())
 }
 
 fn flag(argument: &Argument) -> String {
@@ -183,19 +319,22 @@ macro_rules! unary {
 
 impl Running {
     async fn start(program: &Path, flags: &[String]) -> Result<Self, ScriptError> {
-        let server = Server::start(program, flags).await?;
+        Self::connect(Server::start(program, flags).await?).await
+    }
+
+    async fn connect(server: Server) -> Result<Self, ScriptError> {
         let mut clients = Clients::connect(&server).await?;
         let header = clients
-            .cluster
-            .member_list(MemberListRequest::default())
+            .maintenance
+            .status(StatusRequest {})
             .await?
             .into_inner()
             .header;
-        let header = header.ok_or("the list of members has no header")?;
+        let header = header.ok_or("a status without a header")?;
         let names = Names {
             cluster: header.cluster_id,
             member: header.member_id,
-            leases: Vec::new(),
+            ..Names::default()
         };
         Ok(Self {
             server,
@@ -203,6 +342,73 @@ impl Running {
             clients,
             watches: HashMap::new(),
         })
+    }
+
+    /// Starts members that know each other, and makes the first one the leader.
+    async fn start_cluster(
+        program: &Path,
+        flags: &[String],
+        members: usize,
+    ) -> Result<Vec<Self>, ScriptError> {
+        let ports: Vec<_> = (1..=members).map(|number| (number, Ports::free())).collect();
+        let entries = ports
+            .iter()
+            .map(|(number, ports)| format!("m{number}={}", ports.peer_url()));
+        let cluster = entries.collect::<Vec<_>>().join(",");
+        let mut servers = Vec::new();
+        for (number, ports) in ports {
+            let place = Place {
+                name: format!("m{number}"),
+                advertised: ports.peer,
+                cluster: cluster.clone(),
+                joins: false,
+            };
+            let mut server = Server::prepared(program, flags, ports, place)?;
+            server.spawn()?;
+            servers.push(server);
+        }
+        let mut running = Vec::new();
+        for mut server in servers {
+            server.ready().await?;
+            running.push(Self::connect(server).await?);
+        }
+        let ids: Vec<_> = running.iter().map(|running| running.names.member).collect();
+        for running in &mut running {
+            running.names.members.clone_from(&ids);
+        }
+        lead(&mut running, ids[0]).await?;
+        Ok(running)
+    }
+
+    /// Starts a member that the others know of.
+    async fn join(program: &Path, ports: Ports, others: &mut [Self]) -> Result<Self, ScriptError> {
+        let name = format!("m{}", others.len() + 1);
+        let first = others.first_mut().ok_or("nobody to join")?;
+        let list = first
+            .clients
+            .cluster
+            .member_list(MemberListRequest::default())
+            .await?;
+        let entries = list.into_inner().members.into_iter().map(|member| {
+            let name = if member.name.is_empty() {
+                &name
+            } else {
+                &member.name
+            };
+            format!("{name}={}", member.peer_ur_ls.join(","))
+        });
+        let place = Place {
+            name: name.clone(),
+            advertised: ports.peer,
+            cluster: entries.collect::<Vec<_>>().join(","),
+            joins: true,
+        };
+        let members = first.names.members.clone();
+        let mut server = Server::prepared(program, &[], ports, place)?;
+        server.resume().await?;
+        let mut joined = Self::connect(server).await?;
+        joined.names.members = members;
+        Ok(joined)
     }
 
     fn answer(&self, command: &Command, message: &impl Show) -> String {
@@ -243,7 +449,7 @@ impl Running {
             "snapshot" => running.snapshot().await,
 
             "member_list" => unary!(running, command, cluster.member_list),
-            "member_add" => unary!(running, command, cluster.member_add),
+            "member_add" => running.member_add(command).await,
             "member_remove" => unary!(running, command, cluster.member_remove),
             "member_update" => unary!(running, command, cluster.member_update),
             "member_promote" => unary!(running, command, cluster.member_promote),
@@ -255,9 +461,28 @@ impl Running {
             "http" => running.http(command).await,
             "metrics" => running.metrics(command).await,
 
-            "restart" | "crash" | "stop" => running.process(command).await,
+            "restart" | "crash" | "stop" | "resume" | "gone" => running.process(command).await,
+            "wait" => {
+                let seconds = Args::new(command, &running.names).parsed()?;
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok("wait: done".to_owned())
+            }
             other => Err(format!("no such command: {other}").into()),
         }
+    }
+
+    async fn member_add(&mut self, command: &Command) -> Result<String, ScriptError> {
+        let mut args = Args::new(command, &self.names);
+        let request = MemberAddRequest::read(&mut args)?;
+        args.end()?;
+        let response = within(self.clients.cluster.member_add(request)).await?;
+        let response = response.map(Response::into_inner);
+        let added = response
+            .as_ref()
+            .ok()
+            .and_then(|response| response.member.as_ref());
+        self.names.members.extend(added.map(|member| member.id));
+        Ok(self.answer(command, &response))
     }
 
     async fn range_stream(&mut self, command: &Command) -> Result<String, ScriptError> {
@@ -523,15 +748,47 @@ impl Running {
                 self.server.kill();
                 String::new()
             }
+            "resume" => String::new(),
+            "gone" => format!(" {}", self.server.gone().await?),
             _ => format!(" {}", self.server.stop().await?),
         };
-        if command.name == "stop" {
-            return Ok(format!("stop:{end}"));
+        if ["stop", "gone"].contains(&command.name.as_str()) {
+            return Ok(format!("{}:{end}", command.name));
         }
         self.server.resume().await?;
         self.clients = Clients::connect(&self.server).await?;
         Ok(format!("{}:{end} ready", command.name))
     }
+}
+
+/// Makes a member of a cluster its leader, and waits until all know.
+async fn lead(members: &mut [Running], leader: u64) -> Result<(), ScriptError> {
+    let all = async {
+        loop {
+            let mut leaders = Vec::new();
+            for member in &mut *members {
+                let status = member.clients.maintenance.status(StatusRequest {}).await?;
+                leaders.push(status.into_inner().leader);
+            }
+            if leaders.iter().all(|known| *known == leader) {
+                return Ok::<_, Status>(());
+            }
+            let target_id = leader;
+            for member in members
+                .iter_mut()
+                .filter(|member| member.names.member == leaders[0])
+            {
+                // Not yet is an answer, too.
+                let _ = member
+                    .clients
+                    .maintenance
+                    .move_leader(MoveLeaderRequest { target_id })
+                    .await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    Ok(timeout(PATIENCE, all).await??)
 }
 
 /// Waits for an answer for as long as a script is ready to. An error the server sent is an answer; a connection that

@@ -1,4 +1,5 @@
-//! Three members, ours, the real etcd's and mixed, under load and faults of all kinds; and members that migrate.
+//! Three members, ours, the real etcd's and mixed, under load and faults of all kinds; members that migrate; and the
+//! scripts about clusters.
 //!
 //! `KEELSON_FAULT_ROUNDS` sets how often every fault happens (1), `KEELSON_FAULT_SEED` their order (1).
 //! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=real` lets three real members go through the
@@ -19,7 +20,7 @@ const REAL: &str = "three_real_members_live_through_faults";
 
 fn main() -> ExitCode {
     let clusters = std::env::var("KEELSON_CLUSTERS").unwrap_or_default();
-    let trials = vec![
+    let mut trials = vec![
         faults(REAL, 0),
         faults("three_of_ours_live_through_faults", 3),
         faults("one_of_ours_and_two_real_members_live_through_faults", 1),
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ),
         migration("a_real_member_alone_becomes_ours_and_real_again", 1),
     ];
+    trials.extend(harness::scripts("cluster"));
     let wanted = trials.into_iter().filter(|(name, _)| match clusters.as_str() {
         "all" => true,
         "real" => name == REAL,
