@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Failure;
-use crate::process::ServerProcess;
+use crate::process::{self, ServerProcess};
 use crate::report::Measured;
 
 /// The callers: each has the channel it uses.
@@ -59,8 +59,8 @@ impl Clients {
 pub struct Load {
     /// No progress bar.
     pub quiet: bool,
-    /// The server, if it is a process of this machine.
-    pub server: Option<ServerProcess>,
+    /// The servers, as far as they are processes of this machine.
+    pub servers: Vec<ServerProcess>,
 }
 
 impl Load {
@@ -90,7 +90,7 @@ impl Load {
         let bar = self.bar(total);
         let next = Arc::new(AtomicU64::new(0));
         let pause = crate::pace(rate);
-        let cpu_before = self.server.and_then(ServerProcess::cpu);
+        let cpu_before = process::cpu(&self.servers);
         let start = Instant::now();
         let callers: Vec<_> = (0..clients.callers())
             .map(|caller| {
@@ -137,8 +137,8 @@ impl Load {
         measured
     }
 
-    /// The server's CPU time since an earlier reading.
+    /// The servers' CPU time since an earlier reading.
     pub fn cpu_since(&self, before: Option<Duration>) -> Option<Duration> {
-        Some(self.server?.cpu()?.saturating_sub(before?))
+        Some(process::cpu(&self.servers)?.saturating_sub(before?))
     }
 }

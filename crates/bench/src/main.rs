@@ -7,6 +7,7 @@
 // A load generator lives by the clock.
 #![allow(clippy::disallowed_methods)]
 
+mod gap;
 mod load;
 mod process;
 mod report;
@@ -51,6 +52,9 @@ struct Target {
     /// Process whose CPU time and memory are reported; found by the first endpoint's port if left out.
     #[arg(long, global = true)]
     server_pid: Option<u32>,
+    /// Report the CPU time and memory of the servers behind all endpoints, not only the first one's.
+    #[arg(long, global = true)]
+    all_servers: bool,
     /// Threads of the load generator.
     #[arg(long, default_value_t = 1, global = true)]
     threads: usize,
@@ -154,6 +158,12 @@ enum Command {
         #[arg(long, default_value_t = 32)]
         val_size: usize,
     },
+    /// Ends the leader while a client per member writes, and reports the longest time without a write.
+    WriteGap {
+        /// `KILL` or `TERM`.
+        #[arg(long, default_value = "KILL")]
+        signal: String,
+    },
     /// Renews one lease per caller.
     LeaseKeepalive {
         /// Renewals in all.
@@ -186,10 +196,17 @@ fn main() -> ExitCode {
 async fn run(options: Options) -> Result<(), Failure> {
     let Options { target, command } = options;
     let clients = Clients::connect(&target.endpoints, target.conns, target.clients).await?;
-    let server = ServerProcess::find(target.server_pid, &target.endpoints[0]);
+    let counted = if target.all_servers {
+        target.endpoints.len()
+    } else {
+        1
+    };
+    let servers = target.endpoints[..counted]
+        .iter()
+        .filter_map(|endpoint| ServerProcess::find(target.server_pid, endpoint));
     let load = Load {
         quiet: target.quiet,
-        server,
+        servers: servers.collect(),
     };
     match command {
         Command::Put(keys) => workload::put(&load, &clients, keys, None).await,
@@ -252,6 +269,7 @@ async fn run(options: Options) -> Result<(), Failure> {
             };
             workload::watch(&load, &clients, plan).await
         }
+        Command::WriteGap { signal } => gap::run(&clients, &target.endpoints, &signal).await,
         Command::LeaseKeepalive { total } => workload::lease_keepalive(&load, &clients, total).await,
     }
 }

@@ -21,6 +21,11 @@ impl ServerProcess {
             .map(|pid| ServerProcess { pid })
     }
 
+    /// Its number.
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
+
     /// CPU time spent so far, in user and kernel mode, by all threads.
     pub fn cpu(self) -> Option<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
@@ -43,6 +48,20 @@ impl ServerProcess {
         };
         Some((kib("VmRSS")? * 1024, kib("VmHWM")? * 1024))
     }
+}
+
+/// What some processes have spent together; nothing if there are none or one is gone.
+pub fn cpu(processes: &[ServerProcess]) -> Option<Duration> {
+    let each = processes.iter().map(|process| process.cpu());
+    (!processes.is_empty()).then(|| each.sum())?
+}
+
+/// What they have in memory together, now and at the highest.
+pub fn memory(processes: &[ServerProcess]) -> Option<(u64, u64)> {
+    let each = processes.iter().map(|process| process.memory());
+    let all: Vec<_> = each.collect::<Option<_>>()?;
+    let sum = |(now, peak): (u64, u64), (n, p): &(u64, u64)| (now + n, peak + p);
+    (!all.is_empty()).then(|| all.iter().fold((0, 0), sum))
 }
 
 fn port(endpoint: &str) -> Option<u16> {

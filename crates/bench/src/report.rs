@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::process::ServerProcess;
+use crate::process::{self, ServerProcess};
 
 /// What was measured while a load ran.
 pub struct Measured {
@@ -18,7 +18,7 @@ pub struct Measured {
 
 impl Measured {
     /// Prints the summary. `unit` names what was counted, e.g. `put`.
-    pub fn print(mut self, unit: &str, server: Option<ServerProcess>) {
+    pub fn print(mut self, unit: &str, servers: &[ServerProcess]) {
         self.latencies.sort_unstable();
         let count = self.latencies.len();
         println!("{:<24}{count}", format!("{unit}s"));
@@ -48,7 +48,7 @@ impl Measured {
                 cpu.as_secs_f64() * 1e6 / count as f64
             );
         }
-        if let Some((now, peak)) = server.and_then(ServerProcess::memory) {
+        if let Some((now, peak)) = process::memory(servers) {
             println!(
                 "{:<24}{} MiB, peak {} MiB",
                 "server memory",

@@ -78,7 +78,7 @@ pub async fn put(load: &Load, clients: &Clients, keys: Keys, txn_ops: Option<u64
             }
         })
         .await;
-    measured.print(if txn_ops.is_some() { "txn" } else { "put" }, load.server);
+    measured.print(if txn_ops.is_some() { "txn" } else { "put" }, &load.servers);
     Ok(())
 }
 
@@ -133,7 +133,7 @@ pub async fn range(
             }
         })
         .await;
-    measured.print("range", load.server);
+    measured.print("range", &load.servers);
     Ok(())
 }
 
@@ -224,7 +224,7 @@ pub async fn watch(load: &Load, clients: &Clients, plan: Watch) -> Result<(), Fa
     }
     drop(latency_in);
 
-    let cpu_before = load.server.and_then(crate::process::ServerProcess::cpu);
+    let cpu_before = crate::process::cpu(&load.servers);
     let began = Instant::now();
     let keys: Arc<Vec<Bytes>> = Arc::new((0..plan.keys).map(|number| plan.key(number)).collect());
     let val_size = plan.val_size.max(8);
@@ -267,7 +267,7 @@ pub async fn watch(load: &Load, clients: &Clients, plan: Watch) -> Result<(), Fa
     while let Some(of_stream) = latency_out.recv().await {
         latencies.extend(of_stream);
     }
-    puts.print("put", None);
+    puts.print("put", &[]);
     println!();
     Measured {
         latencies,
@@ -275,7 +275,7 @@ pub async fn watch(load: &Load, clients: &Clients, plan: Watch) -> Result<(), Fa
         server_cpu,
         failed: (0, None),
     }
-    .print("event", load.server);
+    .print("event", &load.servers);
     Ok(())
 }
 
@@ -318,6 +318,6 @@ pub async fn lease_keepalive(load: &Load, clients: &Clients, total: u64) -> Resu
             }
         })
         .await;
-    measured.print("keepalive", load.server);
+    measured.print("keepalive", &load.servers);
     Ok(())
 }
