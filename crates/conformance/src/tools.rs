@@ -92,7 +92,15 @@ fn built() -> Result<PathBuf, String> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build
-            .args(["build", "--quiet", "--workspace", "--bin", "etcd"])
+            .args([
+                "build",
+                "--quiet",
+                "--workspace",
+                "--bin",
+                "etcd",
+                "--bin",
+                "etcdutl",
+            ])
             .current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             build.arg("--release");
