@@ -131,6 +131,12 @@ pub const DIFFERENCES: &[Difference] = &[
         }),
     },
     Difference {
+        name: "learner-refusal",
+        origin: Origin::Etcd("3.6"),
+        reason: "what a learner does not do is refused for good, not for now",
+        expected: Expected::Rewritten(|_, answer| answer.replace("Unavailable", "FailedPrecondition")),
+    },
+    Difference {
         name: "no-go-inside",
         origin: Origin::OnPurpose,
         reason: "/debug/vars shows the inside of a Go program",
