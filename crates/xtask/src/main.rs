@@ -50,6 +50,7 @@ fn nightly(rounds: &str) -> ExitCode {
         .args(["--no-fail-fast", "--", "--nocapture"])
         .env("KEELSON_CRASH_ROUNDS", (count * CRASHES_PER_ROUND).to_string())
         .env("KEELSON_CRASH_SEED", &day)
+        .env("KEELSON_CLUSTERS", "all")
         .env("KEELSON_FAULT_ROUNDS", rounds)
         .env("KEELSON_FAULT_SEED", &day)
         .status();
