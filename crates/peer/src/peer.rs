@@ -385,7 +385,7 @@ impl Drop for Connected {
     }
 }
 
-/// An error's text for [`Peer::complain`].
+/// An error's text for `Peer::complain`.
 impl From<CallError> for String {
     fn from(error: CallError) -> Self {
         error.to_string()
