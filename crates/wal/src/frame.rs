@@ -100,15 +100,17 @@ pub(crate) fn read(bytes: &[u8], at: usize) -> Frame<'_> {
 }
 
 /// Whether `bytes` begin with a whole record that continues the checksum `before`, whatever the length
-/// in front of it says.
-pub(crate) fn begins_whole(bytes: &[u8], before: u32) -> bool {
+/// in front of it says. `is_first`: whether it is the first of its segment.
+pub(crate) fn begins_whole(bytes: &[u8], before: u32, is_first: bool) -> bool {
     let mut fields = Fields(bytes);
     let (Some((1, Value::Varint(kind))), Some((2, Value::Varint(crc)))) = (fields.next(), fields.next())
     else {
         return false;
     };
     let data = match (Kind::from_wire(kind), fields.next()) {
-        (Some(Kind::Checksum), _) => b"",
+        (Some(Kind::Checksum), Some((3, Value::Bytes(_)))) => b"",
+        // Later ones are marks, and name their offset: without it the end of the file cut one off.
+        (Some(Kind::Checksum), _) if is_first => b"",
         (Some(_), Some((3, Value::Bytes(data)))) => data,
         _ => return false,
     };
@@ -261,6 +263,23 @@ mod tests {
         }
         assert!(matches!(read(bytes, at), Frame::End) && at == bytes.len());
         found
+    }
+
+    #[test]
+    fn a_mark_that_the_end_of_the_file_cuts_off_is_not_whole() {
+        let mut encoder = Encoder::default();
+        encoder.push_mark(4080);
+        let record = &encoder.bytes[LENGTH_BYTES..];
+        assert!(begins_whole(record, 0, false));
+        let cut = (0..record.len()).filter(|len| begins_whole(&record[..*len], 0, false));
+        assert!(
+            cut.min().is_none_or(|len| len > 8),
+            "kind and checksum alone are no mark"
+        );
+
+        let mut encoder = Encoder::default();
+        encoder.push(Kind::Checksum, &[]);
+        assert!(begins_whole(&encoder.bytes[LENGTH_BYTES..], 0, true));
     }
 
     #[test]

@@ -157,7 +157,7 @@ fn tail(bytes: &[u8], at: usize, crc: u32, wrong: Option<Damage>) -> Tail {
     let torn = match what {
         Damage::PastEnd => rest
             .get(LENGTH_BYTES..)
-            .is_none_or(|record| !frame::begins_whole(record, crc)),
+            .is_none_or(|record| !frame::begins_whole(record, crc, at == 0)),
         Damage::Malformed | Damage::Checksum { .. } => has_lost_sector(bytes, at),
         _ => false,
     };
