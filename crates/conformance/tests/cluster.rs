@@ -2,8 +2,9 @@
 //! scripts about clusters.
 //!
 //! `KEELSON_FAULT_ROUNDS` sets how often every fault happens (1), `KEELSON_FAULT_SEED` their order (1).
-//! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=real` lets three real members go through the
-//! same, which tries the test itself; `KEELSON_CLUSTERS=all` adds what is not [`EXPECTED`] of ours yet.
+//! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=all` runs every trial, as `cargo xtask nightly`
+//! does; `KEELSON_CLUSTERS=real` lets three real members go through the same, which tries the test itself. Without it
+//! nothing runs: these trials take minutes, and real time decides what a member has heard of when it is asked.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,9 +13,6 @@ use conformance::faults::{self, FAULTS, Fault};
 use conformance::harness::{self, Work, number};
 use conformance::migration;
 use conformance::tools::Tools;
-
-/// The trials that ours passes. One is added with the change that makes it pass.
-const EXPECTED: &[&str] = &["members_come_and_go"];
 
 const REAL: &str = "three_real_members_live_through_faults";
 
@@ -35,7 +33,7 @@ fn main() -> ExitCode {
     let wanted = trials.into_iter().filter(|(name, _)| match clusters.as_str() {
         "all" => true,
         "real" => name == REAL,
-        _ => EXPECTED.contains(&name.as_str()),
+        _ => false,
     });
     harness::run(wanted.collect())
 }
