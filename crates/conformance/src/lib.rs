@@ -20,9 +20,11 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Four test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
+//! Five test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
 //! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs`
-//! (three members, see [`faults`] and [`migration`]; `cargo xtask nightly` is its long form). The real etcd comes from `cargo xtask reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails.
+//! (three members, see [`faults`] and [`migration`]; `cargo xtask nightly` is its long form), `tests/divergence.rs`
+//! (a member whose data differs is named). The real etcd comes from `cargo xtask reference`. Without it every trial
+//! counts as ignored and says why; with `CI=true` that fails.
 //!
 //! ```text
 //! cargo xtask reference                                            once
@@ -44,6 +46,7 @@ pub mod cluster;
 pub mod compare;
 pub mod crash;
 pub mod differences;
+pub mod divergence;
 pub mod faults;
 pub mod harness;
 pub mod history;

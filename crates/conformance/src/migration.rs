@@ -138,7 +138,7 @@ async fn compact(cluster: &Cluster, revision: i64) -> Result<(), String> {
     .await
 }
 
-async fn convert(tools: &Tools, data: &Path) -> Result<(), String> {
+pub(crate) async fn convert(tools: &Tools, data: &Path) -> Result<(), String> {
     let etcdutl = tools.ours.with_file_name("etcdutl");
     let folder = format!("--data-dir={}", data.display());
     aside(&etcdutl, &["convert", &folder, "--to=bolt"])

@@ -38,8 +38,11 @@ pub const HASH_KV_PATH: &str = "/members/hashkv";
 const ROLLING_INTERVAL: Duration = Duration::from_secs(2);
 /// Rounds without asking a member that does not have the path: it may be replaced by one of ours.
 const SILENT_ROUNDS: u32 = 30;
-/// Rounds that a difference without a culprit waits for members that could decide and are behind.
+/// Rounds that a difference without a culprit waits for members that could decide and did not answer, or are
+/// behind.
 const UNDECIDED_ROUNDS_MAX: u32 = 3;
+/// Time between two of them, where a round would otherwise come much later.
+const UNDECIDED_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct HashQuestion {
@@ -185,15 +188,31 @@ pub async fn check_periodically(node: Node, ask: Ask) {
     };
     loop {
         tokio::time::sleep(interval).await;
-        if node.board.raft().leads
-            && let Err(error) = compare_now(&node, &ask).await
-        {
-            tracing::warn!(error, "failed to check hash KV");
+        let mut undecided = 0;
+        while node.board.raft().leads {
+            match compare_now(&node, &ask, undecided).await {
+                Ok(true) => break,
+                Ok(false) => {
+                    undecided += 1;
+                    tokio::time::sleep(UNDECIDED_PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::warn!(error, "failed to check hash KV");
+                    break;
+                }
+            }
         }
     }
 }
 
-async fn compare_now(node: &Node, ask: &Ask) -> Result<(), String> {
+/// Whether a difference has no culprit, and members of whom nothing is known may still name one.
+fn is_open(verdict: &Blame, known: usize, members: usize, undecided: u32) -> bool {
+    *verdict == Blame::Somebody && known < members && undecided < UNDECIDED_ROUNDS_MAX
+}
+
+/// Compares with what the other members have. Whether it is decided; if not, after so many `undecided` rounds, another
+/// one is worth it.
+async fn compare_now(node: &Node, ask: &Ask, undecided: u32) -> Result<bool, String> {
     let own = own_hash(node, 0).await.map_err(|error| error.to_string())?;
     let peers = peer_hashes(node, ask, own.revision).await;
     // From here on this member has applied whatever a peer had when it answered.
@@ -217,19 +236,20 @@ async fn compare_now(node: &Node, ask: &Ask) -> Result<(), String> {
             .filter(|(member, _)| member == id)
             .for_each(|(_, ahead)| *ahead = true);
     }
-    accuse(
-        node,
-        "a member is ahead of its leader",
-        blame(&places, peers.len() + 1),
-    )
-    .await;
     let hashes = comparable((node.id, own), &peers);
-    accuse(node, "found hash mismatch", blame(&hashes, peers.len() + 1)).await;
+    let members = peers.len() + 1;
+    let (ahead, differ) = (blame(&places, members), blame(&hashes, members));
+    if is_open(&ahead, places.len(), members, undecided) || is_open(&differ, hashes.len(), members, undecided)
+    {
+        return Ok(false);
+    }
+    accuse(node, "a member is ahead of its leader", ahead).await;
+    accuse(node, "found hash mismatch", differ).await;
     tracing::info!(
         "number-of-peers-checked" = hashes.len() - 1,
         "finished peer corruption check"
     );
-    Ok(())
+    Ok(true)
 }
 
 /// As the leader, compares the hashes that the members took at compactions, if the gate is open.
@@ -237,7 +257,7 @@ pub async fn check_compactions(node: Node, ask: Ask) {
     if !node.config.gates.enabled(Gate::CompactHashCheck) {
         return;
     }
-    let mut checked = 0;
+    let (mut checked, mut undecided) = (0, 0);
     loop {
         tokio::time::sleep(node.config.compact_hash_check_interval).await;
         if !node.board.raft().leads {
@@ -248,6 +268,11 @@ pub async fn check_compactions(node: Node, ask: Ask) {
             let peers = peer_hashes(&node, &ask, own.revision).await;
             let hashes = comparable((node.id, own), &peers);
             let verdict = blame(&hashes, peers.len() + 1);
+            if is_open(&verdict, hashes.len(), peers.len() + 1, undecided) {
+                undecided += 1;
+                break;
+            }
+            undecided = 0;
             let differs = verdict != Blame::Nobody;
             accuse(&node, "Detected compaction hash mismatch", verdict).await;
             if differs || hashes.len() == peers.len() + 1 {
@@ -445,6 +470,15 @@ mod tests {
             serde_json::to_string(&HashQuestion { revision: 7 }).unwrap(),
             r#"{"revision":7}"#
         );
+    }
+
+    #[test]
+    fn a_difference_without_a_culprit_waits_for_the_silent_but_not_forever() {
+        assert!(is_open(&Blame::Somebody, 2, 3, 0));
+        assert!(!is_open(&Blame::Somebody, 2, 3, UNDECIDED_ROUNDS_MAX));
+        assert!(!is_open(&Blame::Somebody, 2, 2, 0), "nobody else can decide");
+        assert!(!is_open(&Blame::These(vec![MemberId(3)]), 2, 3, 0));
+        assert!(!is_open(&Blame::Nobody, 1, 3, 0));
     }
 
     #[test]
