@@ -13,12 +13,13 @@ pub struct Inbox<T> {
     state: Mutex<State<T>>,
     wake: Condvar,
     room: Condvar,
-    closed: Condvar,
+    bell: Condvar,
     capacity: usize,
 }
 
 struct State<T> {
     items: VecDeque<T>,
+    rung: bool,
     closed: bool,
 }
 
@@ -37,11 +38,12 @@ impl<T> Inbox<T> {
         Inbox {
             state: Mutex::new(State {
                 items: VecDeque::new(),
+                rung: false,
                 closed: false,
             }),
             wake: Condvar::new(),
             room: Condvar::new(),
-            closed: Condvar::new(),
+            bell: Condvar::new(),
             capacity,
         }
     }
@@ -69,17 +71,29 @@ impl<T> Inbox<T> {
 
     /// Adds several items with one wake-up; the capacity is checked before the first.
     pub fn push_all(&self, items: impl IntoIterator<Item = T>) -> bool {
+        let added = self.fill(items);
+        self.wake();
+        added
+    }
+
+    /// As [`push_all`](Self::push_all), but leaves it to the caller to see to the items or to
+    /// [wake](Self::wake) the loop.
+    pub fn fill(&self, items: impl IntoIterator<Item = T>) -> bool {
         let mut state = self.state.lock();
         while state.items.len() >= self.capacity && !state.closed {
+            self.wake.notify_one();
             self.room.wait(&mut state);
         }
         if state.closed {
             return false;
         }
         state.items.extend(items);
-        drop(state);
-        self.wake.notify_one();
         true
+    }
+
+    /// Wakes the loop.
+    pub fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Adds an item past the bound and without waking the loop: for news of which there is at most
@@ -126,12 +140,38 @@ impl<T> Inbox<T> {
         self.drain(out, Some(Instant::now()))
     }
 
-    /// Waits until the inbox is closed or `until` has come, whatever arrives meanwhile. Whether it is
-    /// closed.
-    pub fn wait_closed(&self, until: Instant) -> bool {
+    /// Moves everything that waits into `out` if `pred` likes it; tells whether it did.
+    pub fn take_if(&self, out: &mut Vec<T>, pred: impl FnOnce(&VecDeque<T>) -> bool) -> bool {
         let mut state = self.state.lock();
-        while !state.closed && !self.closed.wait_until(&mut state, until).timed_out() {}
+        let takes = pred(&state.items);
+        if takes {
+            out.extend(state.items.drain(..));
+        }
+        takes
+    }
+
+    /// Waits until something waits to be taken. `false` once the inbox is closed and empty.
+    pub fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.items.is_empty() && !state.closed {
+            self.wake.wait(&mut state);
+        }
+        !state.items.is_empty()
+    }
+
+    /// Waits until the [bell](Self::ring) is rung, the inbox is closed or `until` has come, whatever arrives
+    /// meanwhile. Whether it is closed.
+    pub fn wait_rung(&self, until: Instant) -> bool {
+        let mut state = self.state.lock();
+        while !state.closed && !state.rung && !self.bell.wait_until(&mut state, until).timed_out() {}
+        state.rung = false;
         state.closed
+    }
+
+    /// Wakes the one who [waits for the bell](Self::wait_rung).
+    pub fn ring(&self) {
+        self.state.lock().rung = true;
+        self.bell.notify_one();
     }
 
     /// Refuses new items; the loop still gets those that wait.
@@ -139,7 +179,7 @@ impl<T> Inbox<T> {
         self.state.lock().closed = true;
         self.wake.notify_all();
         self.room.notify_all();
-        self.closed.notify_all();
+        self.bell.notify_all();
     }
 
     /// How many items wait.
@@ -172,6 +212,46 @@ mod tests {
         let inbox = Inbox::new(1);
         inbox.try_push("a").unwrap();
         assert_eq!(inbox.try_push("b"), Err(Refused::Full));
+    }
+
+    #[test]
+    fn what_was_filled_in_is_taken_only_if_it_is_liked() {
+        let inbox = Inbox::new(8);
+        assert!(inbox.fill([1, 2, 3]));
+        let mut out = Vec::new();
+        assert!(!inbox.take_if(&mut out, |items| items.len() < 3));
+        assert_eq!((out.len(), inbox.len()), (0, 3));
+        assert!(inbox.wait());
+        assert!(inbox.take_if(&mut out, |items| items.len() == 3));
+        assert_eq!((out.as_slice(), inbox.len()), ([1, 2, 3].as_slice(), 0));
+    }
+
+    #[test]
+    fn whoever_finds_no_room_wakes_the_loop_that_makes_it() {
+        let inbox = Inbox::new(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut out = Vec::new();
+                while inbox.wait() {
+                    inbox.take(&mut out);
+                }
+                assert_eq!(out, [1, 2, 3]);
+            });
+            for item in 1..=3 {
+                assert!(inbox.fill([item]));
+            }
+            inbox.close();
+        });
+    }
+
+    #[test]
+    fn a_bell_that_rang_before_is_heard() {
+        let inbox = Inbox::<()>::new(1);
+        let never = Instant::now() + std::time::Duration::from_secs(3600);
+        inbox.ring();
+        assert!(!inbox.wait_rung(never));
+        inbox.close();
+        assert!(inbox.wait_rung(never));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::config::{Config, Gate, VERSION};
 use crate::ids::RequestIds;
 use crate::inbox::Inbox;
 use crate::install::{Installer, ReviveError, Revived, count_keys, revive};
-use crate::loops::apply::{ApplyLoop, COMMITTED_MAX, Committed};
+use crate::loops::apply::{Applier, Apply, COMMITTED_MAX, Committed};
 use crate::loops::housekeeping::{CHORES_MAX, Chore, Housekeeper};
 use crate::loops::log::{APPENDS_MAX, LogLoop, Write};
 use crate::loops::member::{Links, Member};
@@ -208,9 +208,8 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         },
     )?;
     inlet.open(&member);
-    let applier = ApplyLoop {
+    let applier = Applier {
         id,
-        inbox: committed.clone(),
         machine,
         head: Head::new(mvcc.clone()),
         lessor: lessor.clone(),
@@ -238,12 +237,14 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         metrics: metrics.clone(),
         failure: failure.clone(),
     };
+    let apply = Arc::new(Apply::new(committed.clone(), applier));
     let logger = LogLoop {
         inbox: log.clone(),
         wal,
         preparer: preparer.clone(),
         snaps: snaps.clone(),
         member: member.clone(),
+        apply: apply.clone(),
         peers: peers.clone(),
         chores: chores.clone(),
         metrics: metrics.clone(),
@@ -305,7 +306,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         failure,
         watcher: thread("watch", Box::new(move || watch_loop.run()))?,
         housekeeper: thread("housekeeping", Box::new(move || housekeeper.run()))?,
-        applier: thread("apply", Box::new(move || applier.run()))?,
+        applier: thread("apply", Box::new(move || apply.run()))?,
         logger: thread("raft-log", Box::new(move || logger.run()))?,
         clock,
         syncer,

@@ -303,6 +303,11 @@ impl Wal {
         self.must_sync
     }
 
+    /// Whether all that was appended could wait: there is something, and it need not be durable.
+    pub fn holds_back(&self) -> bool {
+        self.dirty && !self.must_sync
+    }
+
     /// Writes all that was appended, and syncs it if it [must be](Self::must_sync).
     ///
     /// # Errors

@@ -3,8 +3,12 @@
 //! It takes all committed entries that wait, applies them as one batch, hands the batch to the
 //! store's memory, publishes the new revision, and only then answers. It does no I/O but reads of
 //! values that a transaction asks for.
+//!
+//! The loop has a thread, but a lone entry is not worth waking it: the log's thread, which has just learned
+//! that it is committed, applies it as well. Whoever applies holds the applier, and takes what waits only then,
+//! so entries keep their order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +45,11 @@ const BATCH_ENTRIES_MAX: usize = 1024;
 /// Bytes of a batch, beyond which the rest goes into the next.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// Entries that the log's thread applies itself.
+const HERE_ENTRIES_MAX: usize = 4;
+/// Bytes of an entry beyond which it is not taken for a short one: it may be a transaction of many parts.
+const HERE_ENTRY_BYTES_MAX: usize = 16 << 10;
+
 /// What raft has decided.
 pub enum Committed {
     /// The next entry.
@@ -49,12 +58,16 @@ pub enum Committed {
     Snapshot(raftpb::Snapshot),
 }
 
-/// Everything the loop owns or speaks to.
-pub struct ApplyLoop {
+/// The way to what is to be applied, and to the one who does it.
+pub struct Apply {
+    inbox: Arc<Inbox<Committed>>,
+    applier: Mutex<Applier>,
+}
+
+/// Everything that applying owns or speaks to.
+pub struct Applier {
     /// This member.
     pub id: MemberId,
-    /// What is committed comes in here.
-    pub inbox: Arc<Inbox<Committed>>,
     /// The replicated state machine.
     pub machine: Machine,
     /// Where new revisions are made.
@@ -101,40 +114,76 @@ pub struct ApplyLoop {
     pub failure: Failure,
 }
 
-impl ApplyLoop {
-    /// Runs until the inbox is closed.
-    pub fn run(mut self) {
-        let (mut committed, mut entries) = (Vec::new(), Vec::new());
-        self.post_replicated();
-        while self.inbox.drain(&mut committed, None) {
-            for next in committed.drain(..) {
-                let done = match next {
-                    Committed::Entry(entry) => {
-                        entries.push(entry);
-                        continue;
-                    }
-                    Committed::Snapshot(snapshot) => self
-                        .apply_all(&mut entries)
-                        .and_then(|()| self.install(&snapshot)),
-                };
-                if let Err(error) = done {
-                    return self.stop(error);
-                }
-            }
-            if let Err(error) = self.apply_all(&mut entries) {
-                return self.stop(error);
-            }
+impl Apply {
+    /// Applies what comes into `inbox`.
+    pub fn new(inbox: Arc<Inbox<Committed>>, applier: Applier) -> Self {
+        applier.post_replicated();
+        Apply {
+            inbox,
+            applier: Mutex::new(applier),
         }
     }
 
-    fn stop(&self, (what, error): (&str, String)) {
-        self.failure.report(what, error);
-        self.inbox.close();
+    /// The loop: runs until the inbox is closed.
+    pub fn run(&self) {
+        let mut committed = Vec::new();
+        while self.inbox.wait() {
+            let mut applier = self.applier.lock();
+            self.inbox.take(&mut committed);
+            self.carry_out(&mut applier, &mut committed);
+        }
+    }
+
+    /// Applies what waits on the calling thread, the log's, if it is so little that waking another one would
+    /// take longer, and nothing has to be waited for. Otherwise wakes the loop.
+    pub fn run_here(&self) {
+        let mut committed = Vec::new();
+        if let Some(mut applier) = self.applier.try_lock()
+            && !applier.store.backlog().is_full()
+            && self.inbox.take_if(&mut committed, is_short)
+        {
+            self.carry_out(&mut applier, &mut committed);
+        } else {
+            self.inbox.wake();
+        }
+    }
+
+    fn carry_out(&self, applier: &mut Applier, committed: &mut Vec<Committed>) {
+        if let Err((what, error)) = applier.take(committed.drain(..)) {
+            applier.failure.report(what, error);
+            self.inbox.close();
+        }
+    }
+}
+
+/// Whether what waits is short enough for the log's thread.
+fn is_short(waiting: &VecDeque<Committed>) -> bool {
+    let bytes = |next: &Committed| match next {
+        Committed::Entry(entry) => entry.data.as_ref().map_or(0, |data| data.len()),
+        Committed::Snapshot(_) => usize::MAX,
+    };
+    waiting.len() <= HERE_ENTRIES_MAX && waiting.iter().all(|next| bytes(next) <= HERE_ENTRY_BYTES_MAX)
+}
+
+impl Applier {
+    fn take(&mut self, committed: impl Iterator<Item = Committed>) -> Result<(), (&'static str, String)> {
+        let mut entries = Vec::new();
+        for next in committed {
+            match next {
+                Committed::Entry(entry) => entries.push(entry),
+                Committed::Snapshot(snapshot) => {
+                    self.apply_all(&mut entries)?;
+                    self.install(&snapshot)?;
+                }
+            }
+        }
+        self.apply_all(&mut entries)
     }
 
     fn apply_all(&mut self, entries: &mut Vec<Entry>) -> Result<(), (&'static str, String)> {
         let mut rest = entries.as_slice();
         while !rest.is_empty() {
+            self.sync.wait_for_room(&self.store);
             let applied = self.apply_batch(rest);
             rest = &rest[applied.map_err(|error| ("cannot apply a log entry", error))?..];
         }
@@ -168,7 +217,7 @@ impl ApplyLoop {
         self.compactions.carried_out(commit.compact_revision);
         self.board.post_applied(index);
         let removed = self.machine.membership().removed().collect();
-        self.member.deliver(Order::Installed { index, removed });
+        self.member.hurry(Order::Installed { index, removed });
         tracing::info!(
             "snapshot-index" = index,
             "current-revision" = commit.revision,
@@ -220,7 +269,7 @@ impl ApplyLoop {
             conf_changes,
         };
         match is_urgent {
-            true => self.member.deliver(applied),
+            true => self.member.hurry(applied),
             false => self.member.leave(applied),
         }
         self.replies.deliver(answers);
@@ -299,7 +348,7 @@ impl ApplyLoop {
             self.watches.feed(revision, changes);
         }
         self.board.post_applied(index);
-        self.sync.appended(&self.store, backlog);
+        self.sync.appended(backlog);
     }
 
     fn count(&self, changes: &[mvcc::Change]) {

@@ -5,24 +5,31 @@
 //!
 //! A snapshot that the leader sent comes with an append: first its file, then the record of it, then the
 //! rest; a record without its file would keep the member from starting.
+//!
+//! A commit index alone need not be durable, and is not worth a write of its own: it waits a moment for an
+//! append that it can go with.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use consensus::Append;
 use proto::{raftpb, walpb};
 use types::Index;
-use wal::{Preparer, SnapDir, Wal};
+use wal::{Preparer, SnapDir, Wal, WriteError};
 
 use super::Failure;
+use super::apply::Apply;
 use super::housekeeping::Chore;
-use super::member::{Member, Order};
+use super::member::Member;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 
 /// Appends that may wait for the disk. Each holds entries that are in memory anyway.
 pub const APPENDS_MAX: usize = 4096;
+/// How long a commit index waits for company. What is lost if the process is killed meanwhile is learned
+/// again by the next election.
+const COMMIT_DELAY: Duration = Duration::from_millis(10);
 
 /// What the log is told.
 pub enum Write {
@@ -46,6 +53,8 @@ pub struct LogLoop {
     pub snaps: SnapDir,
     /// The member.
     pub member: Arc<Member>,
+    /// The apply loop, for a short batch that can be applied at once.
+    pub apply: Arc<Apply>,
     /// The other members, for what may be said when it is on the disk.
     pub peers: Arc<Peers>,
     /// The housekeeper, who makes segments.
@@ -61,7 +70,8 @@ impl LogLoop {
     pub fn run(mut self) {
         let mut writes = Vec::new();
         let mut asked = true;
-        while self.inbox.drain(&mut writes, None) {
+        let mut due = None;
+        while self.inbox.drain(&mut writes, due) {
             let (mut persisted, mut release) = (None, None);
             let mut promises = Vec::new();
             for write in writes.drain(..) {
@@ -85,23 +95,18 @@ impl LogLoop {
                 }
             }
             let started = Instant::now();
-            match self.wal.sync() {
-                Ok(synced) => {
-                    self.metrics.disk_wal_write_bytes_total.add(synced.bytes as i64);
-                    if synced.durable {
-                        self.metrics
-                            .disk_wal_fsync_duration_seconds
-                            .observe(started.elapsed().as_secs_f64());
-                    }
-                }
-                Err(error) => {
-                    self.failure.report("cannot write the raft log", error);
-                    return self.inbox.close();
-                }
+            if due.is_none_or(|due| due > started) && self.wal.holds_back() {
+                due.get_or_insert(started + COMMIT_DELAY);
+            } else if let Err(error) = self.sync(started) {
+                self.failure.report("cannot write the raft log", error);
+                return self.inbox.close();
+            } else {
+                due = None;
             }
             self.peers.send(promises);
             if let Some(number) = persisted {
-                self.member.deliver(Order::Persisted(number));
+                self.member.persisted(number);
+                self.apply.run_here();
             }
             match self.preparer.is_ready() {
                 true => asked = false,
@@ -117,6 +122,20 @@ impl LogLoop {
                 tracing::warn!(error = %error, "failed to remove old log files; will try again");
             }
         }
+        if let Err(error) = self.sync(Instant::now()) {
+            self.failure.report("cannot write the raft log", error);
+        }
+    }
+
+    fn sync(&mut self, started: Instant) -> Result<(), WriteError> {
+        let synced = self.wal.sync()?;
+        self.metrics.disk_wal_write_bytes_total.add(synced.bytes as i64);
+        if synced.durable {
+            self.metrics
+                .disk_wal_fsync_duration_seconds
+                .observe(started.elapsed().as_secs_f64());
+        }
+        Ok(())
     }
 
     /// Records a snapshot that is on the disk.

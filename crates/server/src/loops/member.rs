@@ -9,7 +9,7 @@
 //! who then runs another. A lone put is proposed by the connection that received it, and committed by
 //! the log's thread once that has synced it. While an append of the leader is on its way to the disk,
 //! proposals are only left in the inbox: the round that learns of the sync takes them all as one, which is
-//! group commit without a timer. A thread of the clock runs a round a tick.
+//! group commit without a timer. A thread of the clock runs a round a tick, or when it is asked to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -129,6 +129,7 @@ pub struct Member {
     /// Stored before the inbox is looked at for the last time in a round, and read after an order was put
     /// there: one of the two sees the other.
     is_gathering: AtomicBool,
+    committed: Arc<Inbox<Committed>>,
     tick: Duration,
 }
 
@@ -145,6 +146,8 @@ struct Rounds {
     transferors: HashMap<Ticket, Transferor>,
     last_ticket: u64,
     orders: Vec<Order>,
+    /// Whether something was left at the apply loop.
+    has_committed: bool,
     /// The last append handed out, and the last reported persisted.
     appended: u64,
     persisted: u64,
@@ -182,6 +185,7 @@ impl Member {
             }
         }
         let is_learner = member.conf_state().learners.contains(&id.0);
+        let committed = links.committed.clone();
         let rounds = Rounds {
             member,
             links,
@@ -194,6 +198,7 @@ impl Member {
             transferors: HashMap::new(),
             last_ticket: 0,
             orders: Vec::new(),
+            has_committed: false,
             appended: 0,
             persisted: 0,
             is_learner,
@@ -203,6 +208,7 @@ impl Member {
             inbox: Inbox::new(ORDERS_MAX),
             rounds: Mutex::new(rounds),
             is_gathering: AtomicBool::new(false),
+            committed,
             tick: config.tick,
         }))
     }
@@ -228,12 +234,26 @@ impl Member {
         self.inbox.leave(order);
     }
 
+    /// Takes news that should not wait, from one who can not run a round: it would wait for itself if the round
+    /// had more to hand to it than there is room for. The clock's thread runs it.
+    pub fn hurry(&self, order: Order) {
+        self.inbox.leave(order);
+        self.inbox.ring();
+    }
+
+    /// Takes the log's news that appends up to `number` are on the disk. What is committed by that is for the
+    /// log to see to: see [`Apply::run_here`](super::apply::Apply::run_here).
+    pub fn persisted(&self, number: u64) {
+        self.inbox.leave(Order::Persisted(number));
+        self.run_rounds();
+    }
+
     /// Runs a round a tick until the member is closed.
     pub fn run_clock(&self) {
         let mut next = Instant::now();
         loop {
             next = Instant::now().max(next) + self.tick;
-            if !self.inbox.wait_closed(next) {
+            if !self.inbox.wait_rung(next) {
                 self.run_round();
             } else {
                 return;
@@ -247,19 +267,29 @@ impl Member {
         self.run_round();
     }
 
-    /// Runs rounds until nothing waits, unless somebody else is at it.
+    /// Runs rounds until nothing waits, unless somebody else is at it, and wakes the apply loop if there is
+    /// something for it.
     fn run_round(&self) {
+        if self.run_rounds() {
+            self.committed.wake();
+        }
+    }
+
+    /// Runs rounds until nothing waits, unless somebody else is at it. Whether they left anything to apply.
+    fn run_rounds(&self) -> bool {
+        let mut has_committed = false;
         loop {
             let Some(mut rounds) = self.rounds.try_lock() else {
-                return;
+                return has_committed;
             };
             rounds.run(self);
+            has_committed |= std::mem::take(&mut rounds.has_committed);
             let leads = rounds.status.role == Role::Leader;
             self.is_gathering
                 .store(leads && rounds.appended > rounds.persisted, Ordering::SeqCst);
             drop(rounds);
             if self.inbox.is_empty() {
-                return;
+                return has_committed;
             }
         }
     }
@@ -364,11 +394,13 @@ impl Rounds {
             self.links.log.deliver(Write::Append(append));
         }
         if let Some(snapshot) = effects.restore {
-            self.links.committed.deliver(Committed::Snapshot(snapshot));
+            self.links.committed.leave(Committed::Snapshot(snapshot));
+            self.has_committed = true;
         }
         if !effects.committed.is_empty() {
             let entries = effects.committed.into_iter().map(Committed::Entry);
-            self.links.committed.push_all(entries);
+            self.links.committed.fill(entries);
+            self.has_committed = true;
         }
         for (from, error) in effects.ignored {
             tracing::debug!("remote-peer-id" = %from, error = %error, "ignored a raft message");

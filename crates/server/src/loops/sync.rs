@@ -37,15 +37,20 @@ struct State {
 }
 
 impl SyncSignals {
-    /// Something was appended. Waits when the disk is too far behind.
-    pub fn appended(&self, store: &Store, backlog: store::Backlog) {
+    /// Something was appended.
+    pub fn appended(&self, backlog: store::Backlog) {
         let mut state = self.state.lock();
         if !state.dirty || backlog.bytes >= SYNC_BYTES {
             state.dirty = true;
             state.urgent |= backlog.bytes >= SYNC_BYTES;
             self.work.notify_one();
         }
-        if backlog.is_full() {
+    }
+
+    /// Waits while the disk is too far behind for more to be appended.
+    pub fn wait_for_room(&self, store: &Store) {
+        if store.backlog().is_full() {
+            let mut state = self.state.lock();
             while store.backlog().is_full() && !state.closed {
                 self.done.wait(&mut state);
             }
