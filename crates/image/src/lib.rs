@@ -22,7 +22,7 @@ pub mod v2store;
 
 pub use export::{Export, backup, hash};
 pub use import::{ImportError, Place, import, load, place};
-pub use received::{received, remove_received};
+pub use received::{received, remove_arriving, remove_received};
 
 /// The bucket of the keys; all others are small tables.
 const KEY_BUCKET: &str = "key";

@@ -240,6 +240,7 @@ fn open_store(
     let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
     let snap_dir = member.join("snap");
     let file = image::received(&snap_dir, index);
+    image::remove_arriving(&**disk, &snap_dir).map_err(StorageError::Snapshots)?;
     let is_received = disk.exists(&file);
     let options = store::Options {
         replay_from: if is_received { 0 } else { index + 1 },
