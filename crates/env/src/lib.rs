@@ -7,7 +7,8 @@
 //! streams, no seek position and no mapping.
 //!
 //! What may be relied on, and what the simulated disk takes away from whoever relies on more:
-//! * bytes are durable after [`File::sync_data`], and only then;
+//! * bytes are durable after [`File::sync_data`], or if they were written by [`File::write_synced_at`], and only
+//!   then; the latter says nothing about what was written before;
 //! * a name (create, rename, remove) is durable after [`Disk::sync_dir`] of its folder, and only then;
 //!   syncing a file does not make its name durable;
 //! * until then any part of what was written may survive, in units of a whole [`SECTOR`];
@@ -64,6 +65,12 @@ pub trait File: Send + Sync {
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes the bytes and the length durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Writes all parts one after the other, and makes them durable. What was written before in other places, and not
+    /// synced, need not become so.
+    fn write_synced_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(parts, offset)?;
+        self.sync_data()
+    }
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file has no bytes.

@@ -106,19 +106,21 @@ impl File for RealFile {
         }
     }
 
-    fn write_at(&self, parts: &[IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        let mut parts: Vec<IoSlice<'_>> = parts.iter().filter(|part| !part.is_empty()).copied().collect();
-        let mut parts = parts.as_mut_slice();
-        while !parts.is_empty() {
-            let some = &parts[..parts.len().min(PARTS_MAX)];
-            let written = retry_on_intr(|| rustix::io::pwritev(&self.0, some, offset))?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let write = |some: &[IoSlice<'_>], at| rustix::io::pwritev(&self.0, some, at);
+        Ok(write_all(parts, offset, write)?)
+    }
+
+    fn write_synced_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let write = |some: &[IoSlice<'_>], at| rustix::io::pwritev2(&self.0, some, at, ReadWriteFlags::DSYNC);
+        match write_all(parts, offset, write) {
+            // A file system or kernel without the flag.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.write_at(parts, offset)?;
+                self.sync_data()
             }
-            IoSlice::advance_slices(&mut parts, written);
-            offset += written as u64;
+            done => Ok(done?),
         }
-        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -169,6 +171,26 @@ fn zero_fill(file: &dyn File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Calls `write` until all parts are written.
+fn write_all(
+    parts: &[IoSlice<'_>],
+    mut offset: u64,
+    write: impl Fn(&[IoSlice<'_>], u64) -> Result<usize, Errno>,
+) -> Result<(), Errno> {
+    let mut parts: Vec<IoSlice<'_>> = parts.iter().filter(|part| !part.is_empty()).copied().collect();
+    let mut parts = parts.as_mut_slice();
+    while !parts.is_empty() {
+        let some = &parts[..parts.len().min(PARTS_MAX)];
+        let written = retry_on_intr(|| write(some, offset))?;
+        if written == 0 {
+            return Err(Errno::NOSPC);
+        }
+        IoSlice::advance_slices(&mut parts, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +207,10 @@ mod tests {
             .unwrap();
         let mut expect = b"xyz".to_vec();
         expect.extend(b"ab".repeat(PARTS_MAX + 1));
+        assert_eq!(read_file(&*file).unwrap(), expect);
+        file.write_synced_at(&[IoSlice::new(b"--"), IoSlice::new(b"-")], 1)
+            .unwrap();
+        expect[1..4].copy_from_slice(b"---");
         assert_eq!(read_file(&*file).unwrap(), expect);
         let mut past_the_end = [0; 4];
         assert_eq!(

@@ -532,6 +532,34 @@ impl Content {
         }
     }
 
+    /// Makes the sectors of a range durable as they are. Older changes of them are history; all others stay pending,
+    /// but for the file's length, which is a sector's way to be found.
+    fn sync_sectors(&mut self, from: usize, to: usize) {
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Change::Len(_) => apply(&mut self.durable, &change, |_| true),
+                Change::Sectors { op, offset, bytes } => {
+                    let end = offset + bytes.len();
+                    let part = |from: usize, to: usize| Change::Sectors {
+                        op,
+                        offset: from,
+                        bytes: bytes[from - offset..to - offset].to_vec(),
+                    };
+                    if offset < from {
+                        self.pending.push(part(offset, end.min(from)));
+                    }
+                    if end > to {
+                        self.pending.push(part(offset.max(to), end));
+                    }
+                }
+            }
+        }
+        if self.durable.len() < to {
+            self.durable.resize(to, 0);
+        }
+        self.durable[from..to].copy_from_slice(&self.live[from..to]);
+    }
+
     fn after_crash(&self, last_write: Option<u64>, coin: &mut Coin) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         for change in &self.pending {
@@ -747,6 +775,24 @@ struct SimFile {
     id: u64,
 }
 
+impl SimFile {
+    fn sync(&self, covered: impl FnOnce(&mut Content)) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        let sync = state.begin_sync(|| Op::SyncData(self.path.clone()))?;
+        let content = state.file(self.ino);
+        match sync {
+            Sync::Works => {
+                covered(content);
+                Ok(())
+            }
+            Sync::Fails => {
+                content.pending.clear();
+                Err(io_error())
+            }
+        }
+    }
+}
+
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.0.lock();
@@ -792,19 +838,16 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
-        let sync = state.begin_sync(|| Op::SyncData(self.path.clone()))?;
-        let content = state.file(self.ino);
-        match sync {
-            Sync::Works => {
-                content.sync();
-                Ok(())
-            }
-            Sync::Fails => {
-                content.pending.clear();
-                Err(io_error())
-            }
-        }
+        self.sync(Content::sync)
+    }
+
+    fn write_synced_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(parts, offset)?;
+        let end = offset as usize + parts.iter().map(|part| part.len()).sum::<usize>();
+        self.sync(|content| {
+            let to = end.next_multiple_of(SECTOR).min(content.live.len());
+            content.sync_sectors(offset as usize / SECTOR * SECTOR, to);
+        })
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -892,6 +935,29 @@ mod tests {
         assert_eq!(disk.after_crash(Keep::All).contents(path)[100..103], *b"new");
         file.sync_data().unwrap();
         assert_eq!(disk.after_crash(Keep::None).contents(path)[100..103], *b"new");
+    }
+
+    #[test]
+    fn a_synced_write_is_durable_itself_and_nothing_else_is() {
+        let (disk, file) = with_file(4);
+        let path = Path::new("/f");
+        put(&*file, 0, &[0xbb; 3 * SECTOR]);
+        let parts = [IoSlice::new(b"n"), IoSlice::new(b"ew")];
+        file.write_synced_at(&parts, SECTOR as u64 + 100).unwrap();
+        let lost = disk.after_crash(Keep::None).contents(path);
+        assert_eq!(lost[..SECTOR], [0xaa; SECTOR]);
+        // The sector goes as it is, with what was written to it before.
+        assert_eq!(lost[SECTOR..SECTOR + 100], [0xbb; 100]);
+        assert_eq!(lost[SECTOR + 100..SECTOR + 103], *b"new");
+        assert_eq!(lost[2 * SECTOR..], [0xaa; 2 * SECTOR]);
+        let kept = disk.after_crash(Keep::All).contents(path);
+        assert_eq!(
+            kept,
+            disk.contents(path),
+            "older changes do not come back over it"
+        );
+        file.sync_data().unwrap();
+        assert_eq!(disk.after_crash(Keep::None).contents(path), disk.contents(path));
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Wal {
     must_sync: bool,
     /// Whether the next record is the first after a sync.
     mark_due: bool,
+    /// Whether something in front of the end was written and not synced.
+    unsynced: bool,
     stopped: bool,
     preparer: Preparer,
 }
@@ -269,6 +271,7 @@ impl Wal {
             dirty: false,
             must_sync: false,
             mark_due: false,
+            unsynced: false,
             stopped: false,
         }
     }
@@ -375,11 +378,16 @@ impl Wal {
             });
         } else {
             let file = self.active();
-            file.write_at(&buffer, self.end)?;
-            if durable {
-                file.sync_data()?;
+            if durable && !self.unsynced {
+                file.write_synced_at(&buffer, self.end)?;
+            } else {
+                file.write_at(&buffer, self.end)?;
+                if durable {
+                    file.sync_data()?;
+                }
             }
         }
+        self.unsynced = !durable;
         self.end += bytes;
         self.encoder.bytes.clear();
         self.encoder.bytes.shrink_to(BUFFER_KEPT_BYTES);
