@@ -20,7 +20,7 @@ use crate::chance::Chance;
 use crate::check::history::{Floor, check_range};
 use crate::check::model::Said;
 use crate::check::watch::Watched;
-use crate::cluster::{Cluster, Event, Task};
+use crate::cluster::{CLIENTS, Cluster, Event, Task};
 use crate::plan::Plan;
 use crate::process::Process;
 
@@ -201,7 +201,7 @@ impl Cluster {
             Event::Task {
                 host,
                 life: 0,
-                source: 1000 + id,
+                source: CLIENTS + id,
                 task,
             },
         );

@@ -2,7 +2,7 @@
 //! happen. Time goes from one event to the next.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +31,11 @@ use crate::{Mutant, process};
 
 /// Leases revoked in one round.
 const EXPIRED_MAX: usize = 16;
+
+/// Ways into a process, of which each keeps its order: from a member, by its id; its heartbeats; and from
+/// a client, by its request.
+const HEARTBEATS: u64 = 100;
+pub const CLIENTS: u64 = 1000;
 
 /// A machine with its disk, and the member's process if it runs.
 pub struct Host {
@@ -158,6 +163,8 @@ pub struct Cluster {
     pub trace: Trace,
     /// How often.
     pub counts: Counts,
+    /// Members whose removal was asked for.
+    pub leaving: BTreeSet<u64>,
     /// What is broken on purpose.
     pub mutant: Option<Mutant>,
     due: BinaryHeap<Reverse<Due>>,
@@ -185,6 +192,7 @@ impl Cluster {
             history: History::default(),
             trace,
             counts: Counts::default(),
+            leaving: BTreeSet::new(),
             mutant,
             due: BinaryHeap::new(),
             order: 0,
@@ -363,20 +371,23 @@ impl Cluster {
     }
 
     /// What has come in while a process stood still is there at once when it goes on. What came one way
-    /// stays in order; one way does not wait for another.
+    /// stays in order; one way does not wait for another, however much came there.
     pub fn resume(&mut self, id: u64) {
-        let Some(mut backlog) = self.host(id).paused.take() else {
+        let Some(backlog) = self.host(id).paused.take() else {
             return;
         };
         self.note("resumes", id, [backlog.len() as u64, 0, 0]);
-        while !backlog.is_empty() {
-            let (source, _) = backlog[self.chance.below(backlog.len() as u64) as usize];
-            let at = backlog
-                .iter()
-                .position(|(it, _)| *it == source)
-                .expect("it was just seen");
-            let (_, task) = backlog.remove(at);
-            self.task(0, id, 0, task);
+        let mut ways: BTreeMap<u64, VecDeque<Task>> = BTreeMap::new();
+        for (source, task) in backlog {
+            ways.entry(source).or_default().push_back(task);
+        }
+        while !ways.is_empty() {
+            let sources: Vec<u64> = ways.keys().copied().collect();
+            let source = self.chance.pick(&sources);
+            match ways.get_mut(&source).and_then(VecDeque::pop_front) {
+                Some(task) => self.task(0, id, 0, task),
+                None => drop(ways.remove(&source)),
+            }
         }
     }
 
@@ -518,7 +529,7 @@ impl Cluster {
                         .get(&voter)
                         .is_some_and(|host| host.synced.holds(entry.index, entry.term))
                 };
-                if self.log.commit(id, entry, holds) {
+                if self.log.commit(id, now.term, entry, holds) {
                     self.model.apply(entry);
                 }
             }
@@ -834,6 +845,7 @@ impl Cluster {
             self.counts.lost += 1;
             return self.lost(from, to);
         }
+        let source = way(&message);
         for at in arrivals {
             let task = Task::Message(message.clone());
             self.after(
@@ -841,7 +853,7 @@ impl Cluster {
                 Event::Task {
                     host: to,
                     life: 0,
-                    source: from,
+                    source,
                     task,
                 },
             );
@@ -906,6 +918,14 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+}
+
+/// Which way a message takes: heartbeats and their answers have a lane of their own.
+fn way(message: &Message) -> u64 {
+    match message.r#type() {
+        MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResp => HEARTBEATS + message.from,
+        _ => message.from,
     }
 }
 

@@ -41,7 +41,7 @@ use cluster::Cluster;
 use trace::Trace;
 
 /// Something that is broken on purpose, in the driver: the checkers must find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mutant {
     /// Messages that wait for an append leave, and it is reported as persisted, before it is synced.
     EarlyAcknowledgement,

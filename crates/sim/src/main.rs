@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
-use sim::Counts;
+use sim::{Counts, Mutant};
 
 /// Lines of a failed run that are printed.
 const TAIL: usize = 120;
@@ -22,6 +22,9 @@ struct Args {
     /// Run only this seed and print all that happens.
     #[arg(long)]
     trace: Option<u64>,
+    /// Break something on purpose.
+    #[arg(long)]
+    mutant: Option<Mutant>,
     /// Seeds run side by side.
     #[arg(long, default_value_t = 2)]
     workers: u64,
@@ -30,13 +33,13 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.trace {
-        Some(seed) => trace(seed),
+        Some(seed) => trace(seed, args.mutant),
         None => many(&args),
     }
 }
 
-fn trace(seed: u64) -> ExitCode {
-    let outcome = sim::run(seed, None, true);
+fn trace(seed: u64, mutant: Option<Mutant>) -> ExitCode {
+    let outcome = sim::run(seed, mutant, true);
     outcome.trace.lines().iter().for_each(|line| println!("{line}"));
     summary(1, &outcome.counts);
     match outcome.failure {
@@ -60,7 +63,7 @@ fn many(args: &Args) -> ExitCode {
                 return;
             }
             let seed = args.first + at;
-            let outcome = sim::run(seed, None, false);
+            let outcome = sim::run(seed, args.mutant, false);
             let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let (runs, failures, counts) = &mut *total;
             *runs += 1;

@@ -1,7 +1,7 @@
 //! Raft's promises, checked whenever a member takes a step:
 //!
 //! * election safety: a term has one leader at most;
-//! * leader completeness: a new leader has every entry that was committed before;
+//! * leader completeness: a new leader has every entry that was committed in an earlier term;
 //! * log matching: an entry of an index and a term is the same everywhere, and so is the one before it;
 //! * state machine safety: the entry committed at an index is the same on all members, for good;
 //! * durability: what is committed is on the disks of a majority of the voters;
@@ -144,6 +144,8 @@ pub struct LogCheck {
     entries: BTreeMap<(u64, u64), (u64, u64)>,
     /// The entry at index i + 1.
     committed: Vec<Entry>,
+    /// The term in which it was committed, at the latest.
+    committed_in: Vec<u64>,
     /// The configuration after the entry at an index, where it changed.
     confs: BTreeMap<u64, ConfState>,
     /// Entries that were there from the beginning.
@@ -215,14 +217,11 @@ impl LogCheck {
     }
 
     fn new_leader(&self, id: u64, term: u64, log: &Mirror) {
-        for entry in self
-            .committed
-            .iter()
-            .rev()
-            .take_while(|entry| entry.index > log.snapshot.0)
-        {
+        let committed = self.committed.iter().zip(&self.committed_in);
+        for (entry, committed_in) in committed.skip(log.snapshot.0 as usize) {
+            // A leader may learn late that it was elected, when there is a newer one already.
             assert!(
-                log.holds(entry.index, entry.term),
+                *committed_in >= term || log.holds(entry.index, entry.term),
                 "{id} leads term {term} without committed entry {} of term {}",
                 entry.index,
                 entry.term
@@ -230,9 +229,9 @@ impl LogCheck {
         }
     }
 
-    /// A member is given an entry to apply. `holds`: whether it is on a member's disk. Returns whether it
-    /// is news.
-    pub fn commit(&mut self, id: u64, entry: &Entry, holds: impl Fn(u64) -> bool) -> bool {
+    /// A member in this term is given an entry to apply. `holds`: whether it is on a member's disk. Returns
+    /// whether it is news.
+    pub fn commit(&mut self, id: u64, term: u64, entry: &Entry, holds: impl Fn(u64) -> bool) -> bool {
         let known = self.committed.len() as u64;
         if entry.index <= known {
             let other = &self.committed[entry.index as usize - 1];
@@ -255,6 +254,7 @@ impl LogCheck {
             entry.term
         );
         self.committed.push(entry.clone());
+        self.committed_in.push(term);
         true
     }
 
