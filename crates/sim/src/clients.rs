@@ -160,10 +160,21 @@ enum Kind {
     Compact,
 }
 
+/// What clients do, and how often.
+const KINDS: [(u64, Kind); 7] = [
+    (30, Kind::Put),
+    (6, Kind::Delete),
+    (12, Kind::Swap),
+    (35, Kind::Read),
+    (8, Kind::Local),
+    (3, Kind::Grant),
+    (2, Kind::Compact),
+];
+
 impl Cluster {
     /// Lets all clients begin.
     pub fn start_clients(&mut self) {
-        for client in 0..self.plan.clients {
+        for client in 0..self.plan.clients + self.plan.readers {
             let wait = self.chance.below(10_000);
             self.after(wait, Event::Client(client));
         }
@@ -179,7 +190,12 @@ impl Cluster {
             return self.after(20_000, Event::Client(client));
         }
         let id = self.clients.new_request();
-        let request = self.make_request(id);
+        let kinds = match client < self.plan.clients {
+            true => &KINDS[..],
+            false => &[(1, Kind::Read)],
+        };
+        let kind = self.clients.chance.weighted(kinds);
+        let request = self.make_request(id, kind);
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         let host = self.clients.chance.pick(&ids);
         self.submit(id, Some(client), host, request);
@@ -234,19 +250,9 @@ impl Cluster {
         id
     }
 
-    fn make_request(&mut self, id: u64) -> Request {
+    fn make_request(&mut self, id: u64, kind: Kind) -> Request {
         let (plan, floor) = (self.plan.clone(), self.history.floor.revision);
         let chance = &mut self.clients.chance;
-        let kinds = [
-            (30, Kind::Put),
-            (6, Kind::Delete),
-            (12, Kind::Swap),
-            (35, Kind::Read),
-            (8, Kind::Local),
-            (3, Kind::Grant),
-            (2, Kind::Compact),
-        ];
-        let kind = chance.weighted(&kinds);
         let key = Bytes::from(key(chance, &plan));
         let mut value = id.to_string().into_bytes();
         value.resize(value.len() + chance.below(plan.value_bytes) as usize, b'.');

@@ -957,9 +957,13 @@ fn said<E>(outcome: &Result<Outcome, E>) -> Said {
 /// The hub hears what was published, and reads some history for those who are behind.
 fn turn_hub(process: &mut Process) -> Result<(), Died> {
     let mvcc = process.data.mvcc.clone();
+    let mut unreadable = None;
     let previous = &mut |key: &bytes::Bytes, revision: i64| {
-        mvcc.previous(key, revision + 1, Wait::Yes)
-            .expect("values can be read")
+        let previous = mvcc.previous(key, revision + 1, Wait::Yes);
+        previous.unwrap_or_else(|error| {
+            unreadable = Some(error);
+            None
+        })
     };
     while let Some((revision, changes)) = process.feed.pop_front() {
         process.hub.publish(revision, &events(changes), previous);
@@ -998,6 +1002,7 @@ fn turn_hub(process: &mut Process) -> Result<(), Died> {
         };
         process.hub.history(job, past, previous);
     }
+    unreadable.map_or(Ok(()), |error| Err(died("reading values")(error)))?;
     process.hub.check().map_err(Died)
 }
 

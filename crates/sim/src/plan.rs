@@ -66,6 +66,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Clients.
     pub clients: u64,
+    /// Clients that only read, and care for the newest.
+    pub readers: u64,
     /// Mean time a client waits between an answer and its next request.
     pub think_us: u64,
     /// Watchers.
@@ -104,6 +106,7 @@ impl Plan {
             fault_gap_ms: chance.pick(&[20, 60, 150, 400]),
             faults,
             clients: chance.within(2, 6),
+            readers: chance.pick(&[0, 2, 8]),
             think_us: chance.pick(&[500, 3_000, 10_000]),
             watchers: chance.within(1, 4),
             keys: chance.pick(&[2, 5, 20]),

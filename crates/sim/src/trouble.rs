@@ -285,7 +285,9 @@ impl Cluster {
                 is_learner: self.chance.one_in(2),
                 ..description(next)
             }),
-            2 if !voters.is_empty() && staying > 2 => MemberChange::Remove(MemberId(self.chance.pick(&voters))),
+            2 if !voters.is_empty() && staying > 2 => {
+                MemberChange::Remove(MemberId(self.chance.pick(&voters)))
+            }
             3 if !learners.is_empty() => MemberChange::Remove(MemberId(self.chance.pick(&learners))),
             4 if !learners.is_empty() => MemberChange::Promote(MemberId(self.chance.pick(&learners))),
             5 if !all.is_empty() => MemberChange::Update {
