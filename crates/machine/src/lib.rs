@@ -54,7 +54,7 @@ pub use alarms::Alarms;
 pub use machine::{Applied, Config, Effect, Machine, Outcome};
 pub use membership::{Member, MemberChange, Membership};
 pub use txn::{attach, range_options};
-pub use version::{BadTarget, ClusterVersion, Downgrade, NEWEST, Version};
+pub use version::{BadTarget, ClusterVersion, Downgrade, NEWEST, OLDEST, Version};
 
 use std::fmt::Display;
 

@@ -7,10 +7,13 @@
 //!
 //! What the leader does about the versions follows from them and from what the members say they are:
 //! [`ClusterVersion::next`], [`ClusterVersion::is_downgraded`]. The cluster version only rises, but for a
-//! downgrade, which takes it down by one minor version so that older members may join again.
+//! downgrade, which takes it down by one minor version so that older members may join again. While one is
+//! under way the version does not rise.
 //!
 //! Every kind of request that we propose is known to 3.5. So a member like this one acts at the version of
-//! an older cluster by leaving that version where it is.
+//! an older cluster by leaving that version where it is. That is why a downgrade may go on, step by step,
+//! where no member stands in its way: etcd goes the next step only when every member runs the release of
+//! the last one.
 
 use std::fmt;
 
@@ -27,6 +30,9 @@ const STORAGE_VERSION: &[u8] = b"storageVersion";
 
 /// The newest cluster version whose entries and tables this machine understands.
 pub const NEWEST: Version = Version::minor(3, 7);
+
+/// The oldest cluster version that members like this one act at.
+pub const OLDEST: Version = Version::minor(3, 5);
 
 /// What the cluster version is while there are members whose version is not known.
 const LOWEST: Version = Version::minor(3, 0);
@@ -69,8 +75,9 @@ impl Version {
         Version { patch: 0, ..self }
     }
 
-    /// The only version that a cluster of this one may be taken down to.
-    fn below(self) -> Option<Self> {
+    /// The only version that a cluster of this one may be taken down to; the oldest that etcd of this
+    /// release acts at.
+    pub fn below(self) -> Option<Self> {
         Some(Version::minor(self.major, self.minor.checked_sub(1)?))
     }
 
@@ -183,7 +190,7 @@ impl ClusterVersion {
     fn lowered(&self, cluster: Version, lowest: Version) -> Result<Option<Version>, BadTarget> {
         match Version::parse(&self.downgrade.target_version) {
             Some(target) if target == cluster => Ok(None),
-            target if target.is_some() && target == cluster.below() && target == lowest.below() => Ok(target),
+            Some(target) if cluster.below() == Some(target) && target <= lowest => Ok(Some(target)),
             _ => Err(BadTarget {
                 cluster,
                 lowest,
@@ -202,14 +209,20 @@ impl ClusterVersion {
     /// Whether a downgrade to `target` may begin.
     pub fn check_downgrade(&self, target: Version) -> Result<(), ErrorKind> {
         let version = self.version.ok_or(ErrorKind::ClusterVersionUnavailable)?;
-        match version.below() {
-            Some(below) if below == target.minor_version() => {}
-            _ => return Err(ErrorKind::InvalidDowngradeTargetVersion),
+        let target = target.minor_version();
+        if version.below() != Some(target) || target < OLDEST {
+            return Err(ErrorKind::InvalidDowngradeTargetVersion);
         }
         match self.downgrade.enabled {
             true => Err(ErrorKind::DowngradeInProcess),
             false => Ok(()),
         }
+    }
+
+    /// Whether the cluster is where the downgrade under way is to take it: it may go on from there.
+    pub fn is_at_target(&self) -> bool {
+        let target = Version::parse(&self.downgrade.target_version);
+        self.downgrade.enabled && target.is_some() && target == self.version
     }
 
     pub(crate) fn set(&mut self, head: &mut Head, version: Version) {
@@ -297,12 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn a_downgrade_takes_it_down_by_one_minor_version_once() {
+    fn a_downgrade_takes_it_down_by_one_minor_version_and_holds_it_there() {
         for (cluster, target, members, next) in [
             ("3.7.0", "3.6.0", "3.7.1 3.7.1", Ok(Some("3.6.0"))),
             ("3.7.0", "3.6.0", "3.7.1 ?", Ok(None)),
             ("3.6.0", "3.6.0", "3.7.1 3.6.4", Ok(None)),
-            ("3.7.0", "3.6.0", "3.7.1 3.6.4", Err(())),
+            ("3.6.0", "3.5.0", "3.7.1 3.6.4", Ok(Some("3.5.0"))),
+            ("3.5.0", "3.5.0", "3.7.1 3.5.30", Ok(None)),
+            ("3.7.0", "3.6.0", "3.7.1 3.5.30", Err(())),
             ("3.7.0", "3.5.0", "3.7.1", Err(())),
             ("3.7.0", "x", "3.7.1", Err(())),
             ("3.0.0", "3.0", "3.7.1", Ok(None)),
@@ -341,6 +356,8 @@ mod tests {
             ("3.7.0", None, "2.6", Err(InvalidDowngradeTargetVersion)),
             ("3.7.0", Some("3.6.0"), "3.6", Err(DowngradeInProcess)),
             ("3.7.0", Some("3.6.0"), "3.5", Err(InvalidDowngradeTargetVersion)),
+            ("3.6.0", Some("3.6.0"), "3.5", Err(DowngradeInProcess)),
+            ("3.5.0", None, "3.4", Err(InvalidDowngradeTargetVersion)),
             ("3.0.0", None, "3.0", Err(InvalidDowngradeTargetVersion)),
             ("", None, "3.6", Err(ClusterVersionUnavailable)),
         ] {
@@ -349,6 +366,22 @@ mod tests {
                 at(cluster, under_way).check_downgrade(target),
                 answer,
                 "{cluster} to {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_downgrade_may_go_on_from_its_target_only() {
+        for (cluster, under_way, may) in [
+            ("3.6.0", Some("3.6.0"), true),
+            ("3.7.0", Some("3.6.0"), false),
+            ("3.6.0", None, false),
+            ("", Some("x"), false),
+        ] {
+            assert_eq!(
+                at(cluster, under_way).is_at_target(),
+                may,
+                "{cluster} {under_way:?}"
             );
         }
     }

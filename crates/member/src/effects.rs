@@ -69,6 +69,9 @@ pub enum Input {
     },
     /// A snapshot of the state machine is durable: older entries need not be kept.
     SnapshotDone(SnapshotMetadata),
+    /// The same, and entries before it are not for every member that may join: whoever needs them gets the
+    /// snapshot, however few they are.
+    SnapshotCuts(SnapshotMetadata),
     /// Hand the leadership over; answered by [`Effects::transfers`].
     TransferLeader {
         /// Names the answer.

@@ -140,6 +140,7 @@ impl Member {
             Input::SnapshotDone(metadata) => {
                 self.raft.compact(metadata, self.config.snapshot_catchup_entries);
             }
+            Input::SnapshotCuts(metadata) => self.raft.compact(metadata, 0),
             Input::TransferLeader { ticket, to } => self.transfer_leader(ticket, to),
             Input::Unreachable(id) => self.raft.report_unreachable(id),
             Input::Gone(id) => self.raft.leader_lost(id),

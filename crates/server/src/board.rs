@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use machine::{ClusterVersion, Membership};
+use machine::{ClusterVersion, Downgrade, Membership};
 use parking_lot::RwLock;
 use proto::etcdserverpb::{AlarmMember, Member};
 use tokio::sync::Notify;
@@ -143,6 +143,17 @@ impl Board {
         loop {
             let news = self.replicated_news.notified();
             if self.replicated().members != known {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Waits until the downgrade under way is another than `known`.
+    pub async fn downgrade_change(&self, known: &Downgrade) {
+        loop {
+            let news = self.replicated_news.notified();
+            if self.replicated().versions.downgrade() != known {
                 return;
             }
             news.await;

@@ -6,7 +6,11 @@
 //! old member is gone, and says so in `/version` and `Status`.
 //!
 //! A downgrade is a fact of the log: enabled by an operator, carried out by the leader (which lowers the
-//! cluster version), and called off by it once all members have come to the target.
+//! cluster version), and called off by it once all members run the target's release. etcd goes one minor
+//! version at a time, and must be exchanged before the next. A member of ours acts at every version from
+//! [`machine::OLDEST`] on, and says so at [`OLDEST_PATH`]: where no member stands in the way, a downgrade
+//! that has arrived goes on to the version below. It holds the cluster there until the releases are
+//! exchanged, or the operator calls it off and the version rises again.
 
 use std::time::Duration;
 
@@ -29,6 +33,9 @@ use crate::node::Node;
 /// How often the leader looks after the version.
 const INTERVAL: Duration = Duration::from_secs(4);
 
+/// Where a member says which is the oldest cluster version it acts at. Ours; Go members answer 404.
+pub const OLDEST_PATH: &str = "/keelson/oldest";
+
 /// What a member answers to `GET /version`.
 #[derive(Debug, Deserialize)]
 struct Told {
@@ -50,6 +57,7 @@ pub async fn agree(node: Node, ask: Ask) {
             () = tokio::time::sleep(INTERVAL) => {}
             () = node.board.leader_change(raft.leader) => {}
             () = node.board.members_change(&known.members) => {}
+            () = node.board.downgrade_change(known.versions.downgrade()) => {}
         }
     }
 }
@@ -148,8 +156,8 @@ async fn told(ask: &Ask, member: &Member) -> Option<Told> {
 }
 
 /// Whether a member of our version may join the cluster of these members: at least one says at which
-/// version the cluster is, and none names one that we can not act at. While a downgrade is under way,
-/// only members of its target may come.
+/// version the cluster is, and none names one that we can not act at. A cluster above us that comes down
+/// to our version is one.
 pub async fn may_join(ask: &Ask, others: &[Member]) -> bool {
     let clusters = join_all(others.iter().map(async |member| told(ask, member).await)).await;
     let clusters = clusters.iter().flatten();
@@ -160,14 +168,11 @@ pub async fn may_join(ask: &Ask, others: &[Member]) -> bool {
 }
 
 fn fits(clusters: &[Version], downgrading: bool) -> bool {
-    let above = Version {
-        minor: machine::NEWEST.minor + 1,
+    let newest = Version {
+        minor: machine::NEWEST.minor + u64::from(downgrading),
         ..machine::NEWEST
     };
-    let fits = |cluster: &Version| match downgrading {
-        true => *cluster == above,
-        false => cluster.major == machine::NEWEST.major && *cluster <= machine::NEWEST,
-    };
+    let fits = |cluster: &Version| cluster.major == newest.major && *cluster <= newest;
     !clusters.is_empty() && clusters.iter().all(fits)
 }
 
@@ -201,6 +206,34 @@ pub async fn downgrade_enabled(node: &Node) -> Response<Bytes> {
     site::with_cluster_id(answer, node.cluster_id)
 }
 
+/// Answers [`OLDEST_PATH`].
+pub fn oldest(node: &Node) -> Response<Bytes> {
+    let answer = site::typed(StatusCode::OK, "text/plain", machine::OLDEST.to_string());
+    site::with_cluster_id(answer, node.cluster_id)
+}
+
+/// Whether every member acts at `target`: one of ours says how far down it goes, one of Go's acts at its
+/// own version and the one below.
+async fn all_act_at(node: &Node, target: Version) -> bool {
+    let ask = Ask::new(node.cluster_id, node.peers.client().clone());
+    let replicated = node.board.replicated();
+    let others = replicated.members.iter().filter(|member| member.id != node.id.0);
+    let oldest = others.map(|member| oldest_of(&ask, member));
+    let acts = |oldest: Option<Version>| oldest.is_some_and(|oldest| oldest <= target);
+    join_all(oldest).await.into_iter().all(acts)
+}
+
+async fn oldest_of(ask: &Ask, member: &Member) -> Option<Version> {
+    match ask.member(&member.peer_ur_ls, OLDEST_PATH, Bytes::new()).await {
+        Ok((StatusCode::OK, body)) => Version::parse(std::str::from_utf8(&body).ok()?),
+        Ok((StatusCode::NOT_FOUND, _)) => {
+            let server = Version::parse(&told(ask, member).await?.etcdserver)?;
+            server.below()
+        }
+        _ => None,
+    }
+}
+
 /// Carries out a call of `Downgrade`. Returns the cluster version.
 pub async fn downgrade(node: &Node, action: i32, version: &str) -> Result<String, ErrorKind> {
     match DowngradeAction::try_from(action) {
@@ -231,7 +264,11 @@ async fn check_downgrade(node: &Node, version: &str) -> Result<Version, ErrorKin
     }
     // What is decided by must not be old.
     node.read_barrier().await?;
-    node.board.replicated().versions.check_downgrade(target)?;
+    let versions = node.board.replicated().versions.clone();
+    match versions.check_downgrade(target) {
+        Err(ErrorKind::DowngradeInProcess) if versions.is_at_target() && all_act_at(node, target).await => {}
+        checked => checked?,
+    }
     Ok(target)
 }
 
@@ -275,7 +312,7 @@ pub fn log_change(before: &Replicated, now: &ClusterVersion) {
 }
 
 /// `X.Y`.
-fn short(version: Version) -> String {
+pub fn short(version: Version) -> String {
     format!("{}.{}", version.major, version.minor)
 }
 
@@ -318,7 +355,8 @@ mod tests {
             ("not_decided", false, false),
             ("", false, false),
             ("3.8.0", true, true),
-            ("3.7.0", true, false),
+            ("3.9.0", true, false),
+            ("3.6.0 3.7.0", true, true),
         ] {
             assert_eq!(
                 fits(&cluster(clusters), downgrading),

@@ -652,6 +652,25 @@ mod membership {
                 .any(|message| message.r#type() == MessageType::MsgSnap)
         );
     }
+
+    #[test]
+    fn nobody_is_sent_an_entry_before_a_snapshot_that_cuts() {
+        let (mut world, leader) = World::led(3, 0);
+        let away = leader % 3 + 1;
+        world.cut.insert(away);
+        world.propose(leader, 1);
+        world.settle();
+        let metadata = world.snapshot_of(leader);
+        let index = metadata.index;
+        world.step(leader, Input::SnapshotCuts(metadata));
+        world.sent.clear();
+        world.cut.clear();
+        world.ticks(30);
+        let applied = world.at(leader).member.status().applied;
+        assert_eq!(world.at(away).member.status().applied, applied);
+        let entries = world.sent.iter().flat_map(|message| &message.entries);
+        assert!(entries.map(|entry| entry.index).all(|sent| sent > index));
+    }
 }
 
 #[test]

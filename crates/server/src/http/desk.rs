@@ -5,6 +5,7 @@
 //! | `/members` | GET | the members, for one that joins |
 //! | `/downgrade/enabled` | GET | whether a member of an older version may join |
 //! | `/members/hashkv` | GET, with a body | the hash of the history at a revision |
+//! | `/keelson/oldest` | GET | the oldest cluster version this member acts at |
 //! | `/keelson/statehash` | GET, with a body | what entries did, in sums to be compared |
 //! | `/members/promote/<id>` | POST | a promotion, passed on to the leader |
 //! | `/leases`, `/leases/internal` | POST | lease renewals and questions, passed on to the leader |
@@ -25,7 +26,7 @@ use crate::corruption;
 use crate::forward;
 use crate::node::Node;
 use crate::rpc::promote_here;
-use crate::versions;
+use crate::versions::{self, OLDEST_PATH};
 
 const DOWNGRADE_ENABLED: &str = "/downgrade/enabled";
 const HASH_KV: &str = "/members/hashkv";
@@ -42,8 +43,10 @@ pub struct Desk(pub Node);
 impl Desk {
     /// Whether a request for this path is answered here.
     pub fn knows(path: &str) -> bool {
-        matches!(path, "/members" | DOWNGRADE_ENABLED | HASH_KV | STATE_HASH)
-            || path.starts_with("/members/promote/")
+        matches!(
+            path,
+            "/members" | DOWNGRADE_ENABLED | OLDEST_PATH | HASH_KV | STATE_HASH
+        ) || path.starts_with("/members/promote/")
             || path.starts_with("/leases")
     }
 
@@ -65,7 +68,8 @@ impl Desk {
                 Ok(body) => corruption::state_hash(&self.0, &body),
                 Err(refusal) => refusal,
             },
-            (HASH_KV | STATE_HASH, _) => not_allowed(Some("GET")),
+            (OLDEST_PATH, &Method::GET) => versions::oldest(&self.0),
+            (OLDEST_PATH | HASH_KV | STATE_HASH, _) => not_allowed(Some("GET")),
             (DOWNGRADE_ENABLED, &Method::GET) => versions::downgrade_enabled(&self.0).await,
             (DOWNGRADE_ENABLED, _) => self.with_cluster(not_allowed(Some("GET"))),
             ("/leases" | "/leases/internal", &Method::POST) => match read(request).await {

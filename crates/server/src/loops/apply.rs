@@ -230,6 +230,7 @@ impl Applier {
     /// Applies entries from the front, as many as make one batch. Returns how many.
     fn apply_batch(&mut self, entries: &[Entry]) -> Result<usize, String> {
         let (mut answers, mut effects, mut digests) = (Vec::new(), Vec::new(), Vec::new());
+        let version = self.machine.cluster().version();
         let mut count = 0;
         for entry in entries.iter().take(BATCH_ENTRIES_MAX) {
             let applied = self.apply(entry)?;
@@ -273,9 +274,12 @@ impl Applier {
             false => self.member.leave(applied),
         }
         self.replies.deliver(answers);
-        if last.index >= self.snapshot_index + self.snapshot_count {
+        // A member of the release the cluster has come down to refuses entries of the version it comes from.
+        let cuts = self.machine.cluster().version() < version;
+        if cuts || last.index >= self.snapshot_index + self.snapshot_count {
             self.snapshot_index = last.index;
-            self.chores.deliver(Chore::RaftSnapshot { index: last.index });
+            let index = last.index;
+            self.chores.deliver(Chore::RaftSnapshot { index, cuts });
         }
         Ok(count)
     }

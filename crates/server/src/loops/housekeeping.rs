@@ -43,6 +43,8 @@ pub enum Chore {
     RaftSnapshot {
         /// The entry.
         index: Index,
+        /// Nobody may be sent an entry before it.
+        cuts: bool,
     },
     /// Make the log's next segment ahead of time.
     PrepareLog,
@@ -91,7 +93,7 @@ impl Housekeeper {
             for chore in chores.drain(..) {
                 match chore {
                     Chore::Compact(revision) => self.compact(revision),
-                    Chore::RaftSnapshot { index } => self.raft_snapshot(index),
+                    Chore::RaftSnapshot { index, cuts } => self.raft_snapshot(index, cuts),
                     Chore::PrepareLog => {
                         if let Err(error) = self.preparer.prepare() {
                             tracing::warn!(error = %error, "failed to prepare the next log file; the log will make it when needed");
@@ -176,7 +178,7 @@ impl Housekeeper {
     }
 
     /// Makes the store durable, notes that it is, and lets the log forget what came before.
-    fn raft_snapshot(&self, index: Index) {
+    fn raft_snapshot(&self, index: Index, cuts: bool) {
         let started = Instant::now();
         match self.store.sync_step() {
             Ok(()) => {}
@@ -209,7 +211,10 @@ impl Housekeeper {
             .observe(started.elapsed().as_secs_f64());
         self.log.push(Write::Snapshot(metadata.clone()));
         self.log.push(Write::Release(metadata.index));
-        self.member.deliver(Order::Snapshotted(metadata.clone()));
+        self.member.deliver(match cuts {
+            true => Order::Cut(metadata.clone()),
+            false => Order::Snapshotted(metadata.clone()),
+        });
         if let Some(kept) = self.snaps_kept
             && let Err(error) = self.snaps.purge(kept)
         {

@@ -87,6 +87,8 @@ pub enum Order {
     },
     /// A raft snapshot is saved.
     Snapshotted(SnapshotMetadata),
+    /// One is saved that every member gets which lacks an entry before it.
+    Cut(SnapshotMetadata),
     /// From another member.
     Message(Message),
     /// A message to this member was lost.
@@ -360,6 +362,7 @@ impl Rounds {
             Order::Applied { index, conf_changes } => Input::Applied { index, conf_changes },
             Order::Installed { index, removed } => Input::Installed { index, removed },
             Order::Snapshotted(snapshot) => Input::SnapshotDone(snapshot),
+            Order::Cut(snapshot) => Input::SnapshotCuts(snapshot),
             Order::Message(message) => Input::Message(message),
             Order::Unreachable(id) => Input::Unreachable(id),
             Order::Gone(id) => Input::Gone(id),
