@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use machine::Version;
 use server::config::VERSION;
 use server::convert::{to_bolt, to_native};
 
@@ -28,6 +29,9 @@ enum Command {
         /// Whose layout.
         #[arg(long)]
         to: Layout,
+        /// The release of Go etcd that is to start from it, such as 3.5; refused if the cluster's version is above.
+        #[arg(long, value_parser = version)]
+        target_version: Option<Version>,
     },
     /// Prints the version.
     Version,
@@ -41,6 +45,10 @@ enum Layout {
     Native,
 }
 
+fn version(text: &str) -> Result<Version, String> {
+    Version::parse(text).ok_or_else(|| "a version is X.Y or X.Y.Z".into())
+}
+
 fn main() -> ExitCode {
     let (done, text) = match Arguments::parse().command {
         Command::Version => (true, format!("etcdutl version: {VERSION}\nAPI version: 3.7")),
@@ -48,9 +56,10 @@ fn main() -> ExitCode {
             data_dir,
             wal_dir,
             to,
+            target_version,
         } => {
             let converted = match to {
-                Layout::Bolt => to_bolt(&data_dir, wal_dir.as_deref()),
+                Layout::Bolt => to_bolt(&data_dir, wal_dir.as_deref(), target_version),
                 Layout::Native => to_native(&data_dir, wal_dir.as_deref()),
             };
             match converted {

@@ -136,7 +136,8 @@ fn convert(data_dir: &Path, to: &str) -> (bool, String) {
         .arg("convert")
         .arg("--data-dir")
         .arg(data_dir)
-        .args(["--to", to])
+        .arg("--to")
+        .args(to.split(' '))
         .output()
         .unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -192,7 +193,12 @@ fn there_and_back(signal: &str) {
     let (done, text) = convert(&data_dir, "native");
     assert!(done && text.contains("Nothing to convert"), "{text}");
 
-    let (done, text) = convert(&data_dir, "bolt");
+    let (done, text) = convert(&data_dir, "bolt --target-version 3.4.9");
+    assert!(
+        !done && text.contains("is at cluster version 3.5") && text.contains("downgrade enable"),
+        "{text}"
+    );
+    let (done, text) = convert(&data_dir, "bolt --target-version 3.5.30");
     assert!(done && text.contains("kv.converted"), "{text}");
     let (done, text) = convert(&data_dir, "bolt");
     assert!(done && text.contains("Nothing to convert"), "{text}");

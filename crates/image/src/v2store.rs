@@ -19,11 +19,17 @@ pub fn of_tables(tables: &Tables) -> serde_json::Result<Vec<u8>> {
         .get(&Table::Cluster)
         .and_then(|rows| rows.get(&b"clusterVersion"[..]))
         .map(|version| String::from_utf8_lossy(version));
-    Ok(encode(&members, version.as_deref()))
+    let removed = tables.get(&Table::MembersRemoved).into_iter().flatten();
+    let removed = removed.map(|(id, _)| String::from_utf8_lossy(id).into_owned());
+    Ok(encode(&members, removed, version.as_deref()))
 }
 
-/// Members and cluster version as a v2 store.
-pub fn encode(members: &[Member], cluster_version: Option<&str>) -> Vec<u8> {
+/// Members, the ids of those removed, and cluster version as a v2 store.
+pub fn encode(
+    members: &[Member],
+    removed: impl IntoIterator<Item = String>,
+    cluster_version: Option<&str>,
+) -> Vec<u8> {
     let mut listed = Map::new();
     for member in members {
         let id = format!("{:x}", member.id);
@@ -48,6 +54,13 @@ pub fn encode(members: &[Member], cluster_version: Option<&str>) -> Vec<u8> {
     }
     let mut cluster = Map::new();
     cluster.insert("members".into(), folder("/0/members", listed));
+    let removed: Map<String, Value> = removed
+        .into_iter()
+        .map(|id| (id.clone(), file(&format!("/0/removed_members/{id}"), "removed")))
+        .collect();
+    if !removed.is_empty() {
+        cluster.insert("removed_members".into(), folder("/0/removed_members", removed));
+    }
     if let Some(version) = cluster_version {
         cluster.insert("version".into(), file("/0/version", version));
     }
@@ -108,13 +121,14 @@ mod tests {
             client_ur_ls: vec!["http://localhost:2379".into()],
             is_learner: false,
         };
-        let encoded = encode(std::slice::from_ref(&member), Some("3.7.0"));
+        let encoded = encode(std::slice::from_ref(&member), ["1f".to_owned()], Some("3.7.0"));
         let read = members(&encoded);
         assert_eq!(read.iter().map(Member::from).collect::<Vec<_>>(), [member]);
         assert_eq!(members(b"no JSON"), []);
         let tree: Value = serde_json::from_slice(&encoded).unwrap();
         let zero = &tree["Root"]["Children"]["0"]["Children"];
         assert_eq!(zero["version"]["Value"], "3.7.0");
+        assert_eq!(zero["removed_members"]["Children"]["1f"]["Value"], "removed");
         let rows = &zero["members"]["Children"]["8e9e05c52164694d"]["Children"];
         assert_eq!(
             rows["raftAttributes"]["Value"],

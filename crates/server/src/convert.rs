@@ -4,6 +4,10 @@
 //! index, between `member/kv` and `member/snap/db`. Each direction makes the new one durable before the old
 //! one is put aside, so a crash leaves a folder that the one or the other can start from, and the same
 //! call finishes the work. The log's locks keep servers of both kinds out.
+//!
+//! For Go the log is made to begin at the applied index, with a `.snap` file that holds members and cluster
+//! version: members up to 3.5 read them there, and end themselves at an entry that sets a cluster version
+//! above their own, even if a later one takes it down again.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -11,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use env::{Disk, RealDisk};
-use image::Export;
-use proto::raftpb::Snapshot;
+use image::{Export, v2store};
+use machine::Version;
+use proto::raftpb::{HardState, Snapshot, SnapshotMetadata};
 use proto::walpb;
 use store::Store;
 use thiserror::Error;
@@ -20,6 +25,7 @@ use wal::{Replay, SnapDir, Wal};
 
 use crate::go_folder;
 use crate::storage::StorageError;
+use crate::versions::short;
 
 /// Why a folder was not converted. It can be used as it could before.
 #[derive(Debug, Error)]
@@ -36,6 +42,27 @@ pub enum ConvertError {
          it takes that over"
     )]
     Unfinished(u64),
+    /// Whom it is for does not act at the cluster's version.
+    #[error(
+        "{folder} is at cluster version {cluster}, and etcd {target} does not start from it; bring the cluster down \
+         first, while it runs: `etcdctl downgrade enable X.Y` (etcdctl 3.6 or newer), one minor version at a \
+         time, until its members' /version says etcdcluster {target}; if it does, start this member once",
+        folder = folder.display(), target = short(*target), cluster = short(*cluster)
+    )]
+    Above {
+        /// The data folder.
+        folder: PathBuf,
+        /// The cluster version in it.
+        cluster: Version,
+        /// Whom it is for.
+        target: Version,
+    },
+    /// A row of the membership can't be read.
+    #[error("cannot read the store's list of members: {0}")]
+    Members(#[from] serde_json::Error),
+    /// The log can't be written.
+    #[error("cannot write the log: {0}")]
+    Log(#[from] wal::WriteError),
     /// The store can't be read.
     #[error("cannot read the store: {0}")]
     Read(#[from] mvcc::ReadError),
@@ -60,7 +87,7 @@ pub struct Report {
     /// Where the other one was put, if there was one.
     pub put_aside: Option<PathBuf>,
     /// The cluster version that whoever starts from it has to have at least.
-    pub cluster_version: Option<String>,
+    pub cluster_version: Option<Version>,
 }
 
 impl fmt::Display for Report {
@@ -78,25 +105,30 @@ impl fmt::Display for Report {
                 self.database.display()
             )?,
         }
-        match &self.cluster_version {
+        match self.cluster_version {
             Some(version) => write!(
                 f,
-                "\nCluster version {version}: older releases refuse to start from it"
+                "\nCluster version {}: older releases refuse to start from it",
+                short(version)
             ),
             None => Ok(()),
         }
     }
 }
 
-/// Lays the folder out for Go.
-pub fn to_bolt(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Report, ConvertError> {
+/// Lays the folder out for Go, of the release `target` if one is named.
+pub fn to_bolt(
+    data_dir: &Path,
+    wal_dir: Option<&Path>,
+    target: Option<Version>,
+) -> Result<Report, ConvertError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let member = data_dir.join("member");
     let (kv, db) = (member.join("kv"), member.join("snap/db"));
     if !disk.exists(&kv) {
         return nothing_to_do(&*disk, data_dir, db);
     }
-    let (_locked, snapshot, _) = open_log(&disk, data_dir, wal_dir)?;
+    let (mut log, snapshot, replay) = open_log(&disk, data_dir, wal_dir)?;
     let index = snapshot.metadata.map_or(0, |metadata| metadata.index);
     let (store, recovered) =
         Store::open(disk.clone(), &kv, store::Options::default()).map_err(StorageError::Store)?;
@@ -104,12 +136,18 @@ pub fn to_bolt(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Report, Conver
         return Err(ConvertError::Unfinished(index));
     }
     let export = Export::new(store.snapshot()?, recovered.commit.compact_revision);
-    let cluster_version = export
-        .snapshot()
-        .tables()
-        .get(&mvcc::Table::Cluster)
-        .and_then(|rows| rows.get(&b"clusterVersion"[..]))
-        .map(|version| String::from_utf8_lossy(version).into_owned());
+    let cluster_version = cluster_version(&export);
+    if let (Some(cluster), Some(target)) = (cluster_version, target)
+        && cluster.minor_version() > target.minor_version()
+    {
+        let folder = data_dir.to_owned();
+        return Err(ConvertError::Above {
+            folder,
+            cluster,
+            target,
+        });
+    }
+    begin_log_at(&export, &disk, &member, &mut log, replay.hard_state)?;
     write_db(&*disk, export, &db)?;
     drop((store, recovered));
     let aside = member.join("kv.converted");
@@ -126,6 +164,51 @@ pub fn to_bolt(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Report, Conver
         put_aside: Some(aside),
         cluster_version,
     })
+}
+
+fn cluster_version(export: &Export) -> Option<Version> {
+    let rows = export.snapshot().tables().get(&mvcc::Table::Cluster)?;
+    let version = rows.get(&b"clusterVersion"[..])?;
+    Version::parse(std::str::from_utf8(version).ok()?)
+}
+
+/// Makes what is exported the snapshot that the log begins with.
+fn begin_log_at(
+    export: &Export,
+    disk: &Arc<dyn Disk>,
+    member: &Path,
+    log: &mut Wal,
+    state: HardState,
+) -> Result<(), ConvertError> {
+    let commit = export.snapshot().commit();
+    if commit.applied_index == 0 {
+        return Ok(());
+    }
+    let snapshot = Snapshot {
+        data: Some(v2store::of_tables(export.snapshot().tables())?.into()),
+        metadata: Some(SnapshotMetadata {
+            conf_state: commit.conf_state.clone(),
+            index: commit.applied_index,
+            term: commit.term,
+        }),
+    };
+    let dir = member.join("snap");
+    let snaps = SnapDir::open(disk.clone(), &dir).map_err(StorageError::Snapshots)?;
+    snaps.save(&snapshot).map_err(at(&dir))?;
+    // What is applied is committed, whether or not the log has heard of it; a snapshot above the commit
+    // index does not count for Go.
+    let state = HardState {
+        commit: state.commit.max(commit.applied_index),
+        ..state
+    };
+    log.append(&[], Some(&state));
+    log.save_snapshot(&walpb::Snapshot {
+        index: commit.applied_index,
+        term: commit.term,
+        conf_state: commit.conf_state.clone(),
+    });
+    log.sync()?;
+    Ok(())
 }
 
 /// Lays the folder out for ours.

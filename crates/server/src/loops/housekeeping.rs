@@ -197,7 +197,8 @@ impl Housekeeper {
             term: commit.term,
         };
         let cluster_version = replicated.versions.version().map(|version| version.to_string());
-        let data = v2store::encode(&replicated.members, cluster_version.as_deref());
+        let removed = replicated.membership.removed().map(|id| id.to_string());
+        let data = v2store::encode(&replicated.members, removed, cluster_version.as_deref());
         let snapshot = raftpb::Snapshot {
             data: Some(data.into()),
             metadata: Some(metadata.clone()),
