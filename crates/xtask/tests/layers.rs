@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // core
     ("mvcc", &["types", "proto"]),
     ("lease", &["types"]),
+    ("auth", &["types", "proto"]),
     ("watch", &["types", "proto"]),
     ("consensus", &["types", "proto"]),
     ("machine", &["types", "proto", "mvcc", "lease"]),
@@ -79,6 +80,7 @@ const CORE: &[&str] = &[
     "proto",
     "mvcc",
     "lease",
+    "auth",
     "watch",
     "consensus",
     "machine",
