@@ -457,8 +457,9 @@ impl Consensus {
         self.try_to_succeed();
     }
 
-    /// Takes a configuration change into effect, when the entry at `index` that holds it is applied. Not
-    /// to be called for one that the membership rules refuse. Returns the configuration in force.
+    /// Takes a configuration change into effect, when the entry at `index` that holds it is applied, and
+    /// before [`applied`](Self::applied) says so. Not to be called for one that the membership rules refuse.
+    /// Returns the configuration in force.
     pub fn apply_conf_change(
         &mut self,
         index: Index,
@@ -468,6 +469,12 @@ impl Consensus {
             // A snapshot from the leader has come meanwhile, with a later configuration.
             return Ok(self.conf_state());
         }
+        // Else it may have campaigned by the configuration before, and led a term that has a leader.
+        let applied = self.node.raft.raft_log.applied;
+        assert!(
+            index > applied,
+            "a change at {index} comes before {applied} is called applied"
+        );
         let next = conf::apply(&self.conf_state(), change)?;
         self.node
             .apply_conf_change(&conf::to_engine(change))

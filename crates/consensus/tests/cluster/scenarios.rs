@@ -952,6 +952,28 @@ mod starting {
     }
 
     #[test]
+    #[should_panic(expected = "a change at 1 comes before 3 is called applied")]
+    fn a_change_may_not_come_after_its_index_was_called_applied() {
+        let mut raft = start(Restored {
+            hard_state: HardState {
+                term: 1,
+                vote: 0,
+                commit: 3,
+            },
+            entries: (1..=3).map(bootstrap_entry).collect(),
+            ..Restored::default()
+        })
+        .expect("a new cluster");
+        let effects = raft.take_effects();
+        raft.applied(3);
+        let change = change_of(&effects.committed[0])
+            .expect("a change")
+            .expect("a valid one");
+        // It would be the only voter, with no change in its log left to wait for.
+        let _ = raft.apply_conf_change(1, &change);
+    }
+
+    #[test]
     fn a_member_that_joins_waits_to_be_spoken_to() {
         let mut raft = start(Restored::default()).expect("nothing to restore");
         raft.campaign();

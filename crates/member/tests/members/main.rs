@@ -23,6 +23,30 @@ mod alone {
     }
 
     #[test]
+    fn the_first_of_three_is_not_alone_while_it_hears_of_the_others() {
+        let mut world = World::new(3, 0);
+        world.at(1).machine_stops = true;
+        world.take(1);
+        for entry in std::mem::take(&mut world.at(1).work) {
+            let change = consensus::change_of(&entry).unwrap().unwrap();
+            let applied = Input::Applied {
+                index: entry.index,
+                conf_changes: vec![(entry.index, change)],
+            };
+            world.step(1, applied);
+            world.take(1);
+            let status = world.at(1).member.status();
+            assert_eq!(
+                (status.role, status.term),
+                (Role::Follower, 1),
+                "at {}",
+                entry.index
+            );
+        }
+        assert_eq!(world.at(1).member.conf_state().voters, [1, 2, 3]);
+    }
+
+    #[test]
     fn it_calls_itself_lone_leader_only_when_it_has_applied_all_there_was_before() {
         let mut world = World::new(1, 0);
         world.at(1).machine_stops = true;
