@@ -257,8 +257,10 @@ fn masked(line: &str, names: &Names) -> String {
         .enumerate()
         .map(|(number, id)| (*id as u64, format!("L{}", number + 1)));
     for (id, name) in ids.chain(leases) {
+        // One id in sixteen is shorter than the others, and filled up with zeros, with blanks, or not at all.
         line = line
             .replace(&format!("{id:016x}"), &name)
+            .replace(&format!("{id:16x}"), &name)
             .replace(&format!("{id:x}"), &name)
             .replace(&id.to_string(), &name);
     }
@@ -315,6 +317,10 @@ mod tests {
         assert_eq!(
             masked("lease 0000000077777777 granted", &names),
             "lease L1 granted"
+        );
+        assert_eq!(
+            masked("Member         12345678 updated", &names),
+            "Member M1 updated"
         );
         assert_eq!(
             masked("│ 12345678 │ 3.5.30 │ 20 kB │ true │ 7 │", &names),

@@ -19,7 +19,7 @@
 //! | `metrics NAME…` | the samples of these metrics |
 //! | `start members=3 [FLAG=VALUE…]` | starts a cluster, see below |
 //! | `join`, `gone` | starts a member that was added; waits for one that was removed to end by itself |
-//! | `wait SECONDS` | lets time pass: some rules count the seconds since members found each other |
+//! | `wait TEXT` | the next command is given again and again as long as its answer has TEXT in it: some rules count the seconds since members found each other |
 //! | `> etcdctl …`, `> etcdutl …` | the real tool; `<<< "…"` is its standard input |
 //!
 //! In a cluster the first member leads. Commands go to it, or with `m2:` in front to another one. Addresses have the
@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -59,7 +59,13 @@ use crate::stream::WatchStream;
 use crate::tools::Tools;
 
 /// How long an answer may take. Nothing a script asks takes a second but the end of a lease.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long an answer may be one that a script waits to change. Ten seconds are usual.
+const SETTLING_MAX: Duration = Duration::from_secs(120);
+
+/// How often to ask whether it has.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The script about fragments lets the server send a megabyte and a half at once.
 const FRAGMENT_MAX: usize = 1_600_000;
@@ -83,6 +89,8 @@ pub fn run(tools: &Tools, program: &Path, script: &str) -> Run {
         program: program.to_owned(),
         running: Vec::new(),
         spare: Vec::new(),
+        flags: Vec::new(),
+        not_yet: None,
         steps: Vec::new(),
     };
     let recording = goldenscript::generate(&mut session, script).map_err(|e| e.to_string());
@@ -101,6 +109,10 @@ struct Session {
     running: Vec<Running>,
     /// Where further members can be.
     spare: Vec<Ports>,
+    /// The flags of all members.
+    flags: Vec<String>,
+    /// What the next answer is not to have in it.
+    not_yet: Option<String>,
     steps: Vec<Step>,
 }
 
@@ -111,7 +123,7 @@ impl goldenscript::Runner for Session {
     type Command = Command;
 
     fn run(&mut self, command: &Command, context: &Context) -> Result<String, ScriptError> {
-        let answer = self.answer(command, context.prefix.as_deref())?;
+        let answer = self.settled_answer(command, context.prefix.as_deref())?;
         self.steps.push(Step {
             call: command.to_string(),
             tags: context.tags.clone(),
@@ -122,6 +134,24 @@ impl goldenscript::Runner for Session {
 }
 
 impl Session {
+    /// The answer, or that of a later try if the first ones say what a `wait` has named.
+    fn settled_answer(&mut self, command: &Command, member: Option<&str>) -> Result<String, ScriptError> {
+        if command.name == "wait" {
+            self.not_yet = Some(Args::new(command, &Names::default()).parsed()?);
+            return Ok("wait: done".to_owned());
+        }
+        let not_yet = self.not_yet.take();
+        let deadline = Instant::now() + SETTLING_MAX;
+        loop {
+            let answer = self.answer(command, member)?;
+            let settled = not_yet.as_ref().is_none_or(|text| !answer.contains(text));
+            if settled || Instant::now() > deadline {
+                return Ok(answer);
+            }
+            self.runtime.block_on(async { tokio::time::sleep(LOOK).await });
+        }
+    }
+
     fn answer(&mut self, command: &Command, member: Option<&str>) -> Result<String, ScriptError> {
         let at = match member {
             Some(name) => number(name)?,
@@ -158,13 +188,16 @@ impl Session {
             .args
             .iter()
             .filter(|argument| !matches!(argument, Argument::KeyValue(key, _) if key == "members"));
-        let flags: Vec<_> = flags.map(flag).collect();
+        self.flags = flags.map(flag).collect();
         self.running = match members {
-            None => vec![self.runtime.block_on(Running::start(&self.program, &flags))?],
+            None => vec![
+                self.runtime
+                    .block_on(Running::start(&self.program, &self.flags))?,
+            ],
             Some(members) => {
                 self.spare = (0..SPARE).map(|_| Ports::free()).collect();
                 self.runtime
-                    .block_on(Running::start_cluster(&self.program, &flags, members))?
+                    .block_on(Running::start_cluster(&self.program, &self.flags, members))?
             }
         };
         Ok("start: ready".to_owned())
@@ -176,7 +209,7 @@ impl Session {
             return Err(format!("the next member is m{}", self.running.len() + 1).into());
         }
         let ports = self.spare.remove(0);
-        let joined = Running::join(&self.program, ports, &mut self.running);
+        let joined = Running::join(&self.program, &self.flags, ports, &mut self.running);
         let joined = self.runtime.block_on(joined)?;
         self.running.push(joined);
         Ok("join: ready".to_owned())
@@ -381,7 +414,12 @@ impl Running {
     }
 
     /// Starts a member that the others know of.
-    async fn join(program: &Path, ports: Ports, others: &mut [Self]) -> Result<Self, ScriptError> {
+    async fn join(
+        program: &Path,
+        flags: &[String],
+        ports: Ports,
+        others: &mut [Self],
+    ) -> Result<Self, ScriptError> {
         let name = format!("m{}", others.len() + 1);
         let first = others.first_mut().ok_or("nobody to join")?;
         let list = first
@@ -404,7 +442,7 @@ impl Running {
             joins: true,
         };
         let members = first.names.members.clone();
-        let mut server = Server::prepared(program, &[], ports, place)?;
+        let mut server = Server::prepared(program, flags, ports, place)?;
         server.resume().await?;
         let mut joined = Self::connect(server).await?;
         joined.names.members = members;
@@ -462,11 +500,6 @@ impl Running {
             "metrics" => running.metrics(command).await,
 
             "restart" | "crash" | "stop" | "resume" | "gone" => running.process(command).await,
-            "wait" => {
-                let seconds = Args::new(command, &running.names).parsed()?;
-                tokio::time::sleep(Duration::from_secs(seconds)).await;
-                Ok("wait: done".to_owned())
-            }
             other => Err(format!("no such command: {other}").into()),
         }
     }
