@@ -630,7 +630,7 @@ impl Cluster {
 
     /// The log's loop: one write and one sync for all that waited.
     fn written(&mut self, id: u64, process: &mut Process) -> Result<(), Died> {
-        let (mut persisted, mut release, mut promises) = (None, None, Vec::new());
+        let (mut persisted, mut recorded, mut promises) = (None, None, Vec::new());
         for write in process.writing.take().unwrap_or_default() {
             match write {
                 Write::Append(append) => {
@@ -644,8 +644,10 @@ impl Cluster {
                     persisted = Some(append.number);
                     promises.extend(append.send_after);
                 }
-                Write::Snapshot(metadata) => process.wal.save_snapshot(&marker(&metadata)),
-                Write::Release(index) => release = Some(index),
+                Write::Snapshot(metadata) => {
+                    process.wal.save_snapshot(&marker(&metadata));
+                    recorded = Some(metadata);
+                }
             }
         }
         let synced = process.wal.sync().map_err(died("writing the log"))?;
@@ -661,8 +663,11 @@ impl Cluster {
                 self.step(process, Input::Persisted(number));
             }
         }
-        if let Some(index) = release {
-            process.wal.release_to(index).map_err(died("releasing the log"))?;
+        if let Some(snapshot) = recorded {
+            let released = process.wal.release_to(snapshot.index);
+            released.map_err(died("releasing the log"))?;
+            let purged = process.snaps.purge(&snapshot, self.plan.snapshots_kept);
+            purged.map_err(died("removing snapshots"))?;
         }
         Ok(())
     }
@@ -822,9 +827,7 @@ impl Cluster {
         self.note("raft snapshot", id, [metadata.index, metadata.term, 0]);
         save_snapshot(process, &metadata)?;
         process.writes.push_back(Write::Snapshot(metadata.clone()));
-        process.writes.push_back(Write::Release(metadata.index));
         self.step(process, Input::SnapshotDone(metadata));
-        process.snaps.purge(2).map_err(died("removing snapshots"))?;
         Ok(())
     }
 

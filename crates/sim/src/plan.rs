@@ -86,6 +86,8 @@ pub struct Plan {
     pub snapshot_count: u64,
     /// Entries kept for followers that lag.
     pub catch_up: u64,
+    /// Snapshot files kept.
+    pub snapshots_kept: usize,
     /// Bytes of a log segment.
     pub wal_segment_bytes: u64,
     /// Bytes of a store segment.
@@ -116,6 +118,7 @@ impl Plan {
             stragglers: chance.pick(&[0, 5, 50]),
             snapshot_count: chance.pick(&[10, 50, 200]),
             catch_up: chance.pick(&[0, 5, 50]),
+            snapshots_kept: chance.pick(&[1, 2]),
             wal_segment_bytes: chance.pick(&[4 << 10, 16 << 10, 64 << 10]),
             store_segment_bytes: chance.pick(&[1 << 10, 4 << 10, 16 << 10]),
             sync_us: chance.pick(&[200, 1_000, 4_000]),

@@ -44,10 +44,8 @@ pub fn died<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Died {
 pub enum Write {
     /// Append this, and report it persisted.
     Append(Append),
-    /// A snapshot is on the disk: note it.
+    /// A snapshot is on the disk: note it, and then let go of what was needed without it.
     Snapshot(SnapshotMetadata),
-    /// Nothing at or below this index is needed any more.
-    Release(u64),
 }
 
 /// What the machine is to do.

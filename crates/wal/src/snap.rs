@@ -51,7 +51,7 @@ impl SnapDir {
             data: Some(data.into()),
         }
         .encode_to_vec();
-        let path = self.dir.join(format!("{term:016x}-{index:016x}.snap"));
+        let path = self.dir.join(name(index, term));
         env::replace_file(&*self.disk, &path, &[IoSlice::new(&file)])
     }
 
@@ -84,10 +84,13 @@ impl SnapDir {
         Ok(loaded)
     }
 
-    /// Removes all but the newest `keep` snapshots, oldest first, and returns how many. At least one is
-    /// kept.
-    pub fn purge(&self, keep: usize) -> io::Result<usize> {
-        let files = self.files()?;
+    /// Removes all but the newest `keep` snapshots, oldest first, and returns how many. Only those count
+    /// that are not newer than `recorded`, of which the log has a durable record: it stays in any case,
+    /// and a newer file may turn out to be one that the log does not know.
+    pub fn purge(&self, recorded: &raftpb::SnapshotMetadata, keep: usize) -> io::Result<usize> {
+        let mut files = self.files()?;
+        let recorded = name(recorded.index, recorded.term);
+        files.retain(|file| *file <= recorded);
         let old = &files[..files.len().saturating_sub(keep.max(1))];
         for file in old {
             self.disk.remove(&self.dir.join(file))?;
@@ -112,6 +115,11 @@ fn position(snapshot: &raftpb::Snapshot) -> (types::Index, types::Term) {
         .metadata
         .as_ref()
         .map_or((0, 0), |metadata| (metadata.index, metadata.term))
+}
+
+/// Names sort by term, then index.
+fn name(index: types::Index, term: types::Term) -> String {
+    format!("{term:016x}-{index:016x}.snap")
 }
 
 fn decode(file: &[u8]) -> Option<raftpb::Snapshot> {

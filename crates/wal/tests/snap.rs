@@ -132,15 +132,29 @@ fn a_disk_that_can_not_be_read_is_no_broken_snapshot() {
 fn only_the_newest_are_kept() {
     let (disk, snap) = with_three();
     disk.create(&dir().join("0000000000000100.snap.db")).unwrap();
-    assert_eq!(snap.purge(2).unwrap(), 1);
+    let newest = &snapshot(2, 257).metadata.unwrap();
+    assert_eq!(snap.purge(newest, 2).unwrap(), 1);
     assert!(!disk.exists(&file(1, 255)));
-    assert_eq!(snap.purge(0).unwrap(), 1, "one always stays");
+    assert_eq!(snap.purge(newest, 0).unwrap(), 1, "one always stays");
     assert_eq!(
         disk.list(dir()).unwrap(),
         [
             "0000000000000002-0000000000000101.snap",
             "0000000000000100.snap.db"
         ]
+    );
+}
+
+#[test]
+fn a_snapshot_that_the_log_may_not_know_does_not_push_out_one_that_it_knows() {
+    let (disk, snap) = with_three();
+    // (2, 257) is on the disk, and its record was not when power was lost.
+    let recorded = &snapshot(2, 256).metadata.unwrap();
+    assert_eq!(snap.purge(recorded, 1).unwrap(), 1);
+    assert!(!disk.exists(&file(1, 255)));
+    assert_eq!(
+        snap.load_newest(&known(&[(2, 256)])).unwrap(),
+        loaded(snapshot(2, 256))
     );
 }
 

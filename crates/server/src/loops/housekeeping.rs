@@ -60,8 +60,6 @@ pub struct Housekeeper {
     pub store: Arc<Store>,
     /// The snapshot files.
     pub snaps: SnapDir,
-    /// Snapshot files kept; none means all.
-    pub snaps_kept: Option<usize>,
     /// Makes log segments.
     pub preparer: Preparer,
     /// Where the members are listed.
@@ -211,16 +209,10 @@ impl Housekeeper {
             .debugging_snap_save_total_duration_seconds
             .observe(started.elapsed().as_secs_f64());
         self.log.push(Write::Snapshot(metadata.clone()));
-        self.log.push(Write::Release(metadata.index));
         self.member.deliver(match cuts {
             true => Order::Cut(metadata.clone()),
             false => Order::Snapshotted(metadata.clone()),
         });
-        if let Some(kept) = self.snaps_kept
-            && let Err(error) = self.snaps.purge(kept)
-        {
-            tracing::warn!(error = %error, "failed to remove old snapshot files");
-        }
         tracing::info!(
             "snapshot-index" = metadata.index,
             "snapshot-term" = metadata.term,

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use consensus::Append;
 use proto::{raftpb, walpb};
-use types::Index;
 use wal::{Preparer, SnapDir, Wal, WriteError};
 
 use super::Failure;
@@ -35,10 +34,8 @@ const COMMIT_DELAY: Duration = Duration::from_millis(10);
 pub enum Write {
     /// Append this, and report it persisted.
     Append(Append),
-    /// A snapshot is on the disk: note it.
+    /// A snapshot of this member's is on the disk: note it, and then let go of what was needed without it.
     Snapshot(raftpb::SnapshotMetadata),
-    /// Nothing at or below this index is needed any more.
-    Release(Index),
 }
 
 /// The loop.
@@ -51,6 +48,8 @@ pub struct LogLoop {
     pub preparer: Preparer,
     /// The snapshot files.
     pub snaps: SnapDir,
+    /// How many of them are kept; none means all.
+    pub snaps_kept: Option<usize>,
     /// The member.
     pub member: Arc<Member>,
     /// The apply loop, for a short batch that can be applied at once.
@@ -72,7 +71,7 @@ impl LogLoop {
         let mut asked = true;
         let mut due = None;
         while self.inbox.drain(&mut writes, due) {
-            let (mut persisted, mut release) = (None, None);
+            let (mut persisted, mut snapshot) = (None, None);
             let mut promises = Vec::new();
             for write in writes.drain(..) {
                 match write {
@@ -84,14 +83,16 @@ impl LogLoop {
                             return self.inbox.close();
                         }
                         if let Some(metadata) = append.snapshot.and_then(|snapshot| snapshot.metadata) {
-                            self.note(metadata);
+                            self.note(&metadata);
                         }
                         self.wal.append(&append.entries, append.hard_state.as_ref());
                         persisted = Some(append.number);
                         promises.extend(append.send_after);
                     }
-                    Write::Snapshot(snapshot) => self.note(snapshot),
-                    Write::Release(index) => release = Some(index),
+                    Write::Snapshot(metadata) => {
+                        self.note(&metadata);
+                        snapshot = Some(metadata);
+                    }
                 }
             }
             let started = Instant::now();
@@ -116,10 +117,8 @@ impl LogLoop {
                 }
                 false => {}
             }
-            if let Some(index) = release
-                && let Err(error) = self.wal.release_to(index)
-            {
-                tracing::warn!(error = %error, "failed to remove old log files; will try again");
+            if let Some(snapshot) = snapshot {
+                self.let_go(&snapshot);
             }
         }
         if let Err(error) = self.sync(Instant::now()) {
@@ -138,12 +137,25 @@ impl LogLoop {
         Ok(())
     }
 
+    /// Removes what is needed only without this snapshot, whose record is durable. Before it is, a crash
+    /// would leave a member with nothing to start from.
+    fn let_go(&mut self, snapshot: &raftpb::SnapshotMetadata) {
+        if let Err(error) = self.wal.release_to(snapshot.index) {
+            tracing::warn!(error = %error, "failed to remove old log files; will try again");
+        }
+        if let Some(kept) = self.snaps_kept
+            && let Err(error) = self.snaps.purge(snapshot, kept)
+        {
+            tracing::warn!(error = %error, "failed to remove old snapshot files");
+        }
+    }
+
     /// Records a snapshot that is on the disk.
-    fn note(&mut self, snapshot: raftpb::SnapshotMetadata) {
+    fn note(&mut self, snapshot: &raftpb::SnapshotMetadata) {
         self.wal.save_snapshot(&walpb::Snapshot {
             index: snapshot.index,
             term: snapshot.term,
-            conf_state: snapshot.conf_state,
+            conf_state: snapshot.conf_state.clone(),
         });
     }
 }
