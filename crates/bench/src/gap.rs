@@ -18,8 +18,9 @@ const BEFORE: u64 = 500;
 /// Writes after the first one that succeeds without it.
 const AFTER: u64 = 500;
 
-/// How long one try may take. A server that knows of no leader keeps a write waiting.
-const TRY_MAX: Duration = Duration::from_millis(100);
+/// How long one try may take. A server that knows of no leader keeps a write waiting, and one that was on its way to
+/// the leader gets no answer; so this is what the figure is rounded up to.
+const TRY_MAX: Duration = Duration::from_millis(20);
 
 /// How long the cluster may take to write again.
 const PATIENCE: Duration = Duration::from_secs(60);

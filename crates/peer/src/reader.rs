@@ -18,9 +18,11 @@ use crate::serve::{self, Rejection};
 
 /// How much of a refusal is read; it is one line.
 const REFUSAL_BYTES: usize = 64 << 10;
-/// Pauses between dials. The first is for a peer that lives and only lost this stream; after the others
-/// a peer that comes back is found within a second.
-const PAUSES: [Duration; 5] = [
+/// Pauses between dials. The first is for a peer that lives and only lost this stream, the second for a young stream
+/// that was lost, of which one alone means nothing: if the peer's process is gone, its place should not stay empty
+/// for long. After the others a peer that comes back is found within a second.
+const PAUSES: [Duration; 6] = [
+    Duration::from_millis(10),
     Duration::from_millis(10),
     Duration::from_millis(100),
     Duration::from_millis(200),
