@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use server::config::{
-    AutoCompaction, Config, DEFAULT_NAME, Gate, Identity, Keepalive, PeerTls, Url, UrlError,
-    parse_initial_cluster,
+    AutoCompaction, Config, Credentials, DEFAULT_NAME, Discovery, Gate, Identity, Keepalive, PeerTls,
+    RegisterSettings, RegisterTls, Trust, Url, UrlError, parse_initial_cluster,
 };
 use server::go;
 use thiserror::Error;
@@ -29,6 +29,8 @@ const ELECTION_HEARTBEATS_MIN: u64 = 5;
 /// Time between progress notifications, by default and at least.
 const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10 * 60);
 const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
+/// What 0, for ever, means to the discovery service's timeouts.
+const DISCOVERY_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Entries between snapshots when 0 is asked for.
 const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
 
@@ -54,6 +56,12 @@ pub enum Invalid {
     ManyBootstraps,
     #[error("both --discovery-token and --discovery-endpoints must be set")]
     DiscoveryHalf,
+    #[error("--discovery-endpoints must not contain empty endpoints")]
+    DiscoveryEndpointEmpty,
+    #[error(
+        "KeyFile and CertFile must both be present[key: {key}, cert: {cert}] (--discovery-key, --discovery-cert)"
+    )]
+    DiscoveryKeyPair { key: String, cert: String },
     #[error("--{0} must be >0 (set to {1})")]
     NotPositive(&'static str, String),
     #[error(
@@ -114,6 +122,11 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         "advertise_client_urls",
         &default_host,
     );
+    let discovery = discovery(flags)?;
+    let initial_cluster_token = match &discovery {
+        Some(Discovery::Register(register)) => register.token.clone(),
+        _ => flags.initial_cluster_token.clone(),
+    };
     let initial_cluster = match flags.initial_cluster.as_str() {
         "" => [(flags.name.clone(), advertise_peer.clone())].into(),
         listed => parse_initial_cluster(listed).map_err(Invalid::InitialCluster)?,
@@ -134,8 +147,9 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         advertise_client,
         reuse_port: flags.socket_reuse_port,
         initial_cluster,
+        discovery,
         initial_cluster_state: flags.initial_cluster_state,
-        initial_cluster_token: flags.initial_cluster_token.clone(),
+        initial_cluster_token,
         force_new_cluster: flags.force_new_cluster,
         max_learners: flags.max_learners.max(0) as usize,
         strict_reconfig_check: flags.strict_reconfig_check,
@@ -205,7 +219,7 @@ fn check(settings: &Settings) -> Result<(), Invalid> {
         return Err(Invalid::AdvertiseClient(join(&flags.advertise_client_urls), url));
     }
     let bootstraps = [
-        settings.is_given("initial_cluster"),
+        !flags.initial_cluster.is_empty(),
         !flags.discovery_srv.is_empty(),
         !flags.discovery_endpoints.is_empty(),
     ];
@@ -214,6 +228,9 @@ fn check(settings: &Settings) -> Result<(), Invalid> {
     }
     if flags.discovery_token.is_empty() != flags.discovery_endpoints.is_empty() {
         return Err(Invalid::DiscoveryHalf);
+    }
+    if !flags.discovery_endpoints.is_empty() && endpoints(flags).any(str::is_empty) {
+        return Err(Invalid::DiscoveryEndpointEmpty);
     }
     check_timing(flags)?;
     if settings.is_given("listen_client_urls") && !settings.is_given("advertise_client_urls") {
@@ -302,6 +319,76 @@ fn peer_tls(flags: &Flags) -> Result<Option<PeerTls>, Invalid> {
         client_identity,
         authorities: ca.into(),
     }))
+}
+
+/// Whom to ask for the members, where they are not listed.
+fn discovery(flags: &Flags) -> Result<Option<Discovery>, Invalid> {
+    if !flags.discovery_srv.is_empty() {
+        return Ok(Some(Discovery::Srv {
+            domain: flags.discovery_srv.clone(),
+            service_name: flags.discovery_srv_name.clone(),
+        }));
+    }
+    if flags.discovery_endpoints.is_empty() {
+        return Ok(None);
+    }
+    let limit = |time: Duration| if time.is_zero() { DISCOVERY_TIME_MAX } else { time };
+    Ok(Some(Discovery::Register(RegisterSettings {
+        endpoints: endpoints(flags).map(str::to_owned).collect(),
+        token: flags.discovery_token.clone(),
+        dial_timeout: limit(flags.discovery_dial_timeout),
+        request_timeout: limit(flags.discovery_request_timeout),
+        keepalive_interval: (!flags.discovery_keepalive_time.is_zero())
+            .then_some(flags.discovery_keepalive_time),
+        keepalive_timeout: limit(flags.discovery_keepalive_timeout),
+        tls: discovery_tls(flags)?,
+        credentials: discovery_credentials(flags),
+    })))
+}
+
+fn endpoints(flags: &Flags) -> impl Iterator<Item = &str> {
+    flags.discovery_endpoints.split(',').map(str::trim)
+}
+
+/// Any of the flags about certificates asks for TLS, whatever `--discovery-insecure-transport` says.
+fn discovery_tls(flags: &Flags) -> Result<Option<RegisterTls>, Invalid> {
+    let (cert, key, ca) = (
+        &flags.discovery_cert,
+        &flags.discovery_key,
+        &flags.discovery_cacert,
+    );
+    if cert.is_empty() != key.is_empty() {
+        return Err(Invalid::DiscoveryKeyPair {
+            key: key.clone(),
+            cert: cert.clone(),
+        });
+    }
+    let trust = match (flags.discovery_insecure_skip_tls_verify, ca.as_str()) {
+        (true, _) => Trust::Anyone,
+        (false, "") => Trust::System,
+        (false, ca) => Trust::Authorities(ca.into()),
+    };
+    let identity = (!cert.is_empty()).then(|| Identity {
+        cert: cert.into(),
+        key: key.into(),
+    });
+    let wanted = !flags.discovery_insecure_transport || identity.is_some() || trust != Trust::System;
+    Ok(wanted.then_some(RegisterTls { identity, trust }))
+}
+
+/// A user with a password of its own, or as `user:password`.
+fn discovery_credentials(flags: &Flags) -> Option<Credentials> {
+    let (user, password) = match flags.discovery_password.as_str() {
+        "" => flags
+            .discovery_user
+            .split_once(':')
+            .unwrap_or((&flags.discovery_user, "")),
+        password => (flags.discovery_user.as_str(), password),
+    };
+    (!user.is_empty()).then(|| Credentials {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    })
 }
 
 fn without_host(urls: &[Url]) -> Option<Url> {
@@ -534,6 +621,14 @@ mod tests {
                 "both --discovery-token and --discovery-endpoints must be set",
             ),
             (
+                &["--discovery-endpoints=a:1"],
+                "both --discovery-token and --discovery-endpoints must be set",
+            ),
+            (
+                &["--discovery-token=x", "--discovery-endpoints=a:1,,b:1"],
+                "--discovery-endpoints must not contain empty endpoints",
+            ),
+            (
                 &["--heartbeat-interval=0"],
                 "--heartbeat-interval must be >0 (set to 0ms)",
             ),
@@ -639,6 +734,78 @@ mod tests {
         assert!(refusal(&all[3..]).contains("need the first two"));
         assert!(refusal(&all[..2]).starts_with("--peer-trusted-ca-file must name"));
         assert_eq!(config(&[]).peer_tls, None);
+    }
+
+    fn register(args: &[&str]) -> RegisterSettings {
+        let begin = ["--discovery-token=t", "--discovery-endpoints=b:1, a:1"];
+        let config = config(&[&begin[..], args].concat());
+        assert_eq!(config.initial_cluster_token, "t", "the token is the cluster's");
+        match config.discovery {
+            Some(Discovery::Register(settings)) => settings,
+            other => panic!("no register: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_register_is_asked_as_the_flags_say() {
+        let plain = register(&[]);
+        assert_eq!(plain.endpoints, ["b:1", "a:1"]);
+        let secs = Duration::from_secs;
+        let times = (plain.dial_timeout, plain.request_timeout, plain.keepalive_timeout);
+        assert_eq!(times, (secs(2), secs(5), secs(6)));
+        assert_eq!(plain.keepalive_interval, Some(secs(2)));
+        assert_eq!((plain.tls, plain.credentials), (None, None));
+        let endless = register(&["--discovery-dial-timeout=0s", "--discovery-keepalive-time=0s"]);
+        assert_eq!(endless.dial_timeout, DISCOVERY_TIME_MAX);
+        assert_eq!(endless.keepalive_interval, None);
+        // As flags of 3.6 were called before it.
+        let old = [
+            "--experimental-discovery-token=t",
+            "--experimental-discovery-endpoints=a:1",
+        ];
+        assert!(matches!(config(&old).discovery, Some(Discovery::Register(_))));
+    }
+
+    #[test]
+    fn a_register_is_reached_by_tls_when_any_flag_asks_for_it() {
+        let trust = |args: &[&str]| register(args).tls.expect("it was asked for").trust;
+        assert_eq!(trust(&["--discovery-insecure-transport=false"]), Trust::System);
+        assert_eq!(trust(&["--discovery-cacert=a"]), Trust::Authorities("a".into()));
+        assert_eq!(trust(&["--discovery-insecure-skip-tls-verify"]), Trust::Anyone);
+        let pair = register(&["--discovery-cert=c", "--discovery-key=k"]);
+        let identity = pair
+            .tls
+            .expect("it was asked for")
+            .identity
+            .expect("there is one");
+        assert_eq!((identity.cert, identity.key), ("c".into(), "k".into()));
+        let half = refusal(&[
+            "--discovery-token=t",
+            "--discovery-endpoints=a:1",
+            "--discovery-key=k",
+        ]);
+        assert!(half.starts_with("KeyFile and CertFile must both be present[key: k, cert: ]"));
+    }
+
+    #[test]
+    fn the_registers_user_has_a_password_of_its_own_or_behind_a_colon() {
+        for args in [
+            &["--discovery-user=u", "--discovery-password=p:q"][..],
+            &["--discovery-user=u:p:q"],
+        ] {
+            let credentials = register(args).credentials.expect("there are some");
+            assert_eq!((&*credentials.user, &*credentials.password), ("u", "p:q"));
+        }
+    }
+
+    #[test]
+    fn the_dns_is_asked_for_the_services_of_a_domain() {
+        let asked = config(&["--discovery-srv=example.com", "--discovery-srv-name=x"]).discovery;
+        assert!(matches!(
+            asked,
+            Some(Discovery::Srv { domain, service_name }) if domain == "example.com" && service_name == "x"
+        ));
+        assert!(config(&[]).discovery.is_none());
     }
 
     #[test]

@@ -16,7 +16,8 @@ use std::io::{Write, stderr, stdout};
 use std::net::{IpAddr, UdpSocket};
 use std::process::ExitCode;
 
-use server::config::{GIT_SHA, RUNTIME, VERSION, go_arch};
+use server::RunError;
+use server::config::{BootstrapError, Discovery, GIT_SHA, JoinError, RUNTIME, VERSION, go_arch};
 use server::fields::json;
 use signal_hook::low_level::emulate_default_handler;
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,23 +107,40 @@ fn serve(settings: &Settings, args: &[String]) -> ExitCode {
         }
     };
     config::advise(settings, &config);
+    let discovery = config.discovery.clone();
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| error.to_string())
+        .map_err(RunError::Lanes)
         .and_then(|runtime| runtime.block_on(run(config)));
     match ended {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(signal)) => die_by(signal),
-        Err(error) => {
-            error!(level = "fatal", error, "failed to start etcd");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error, discovery.as_ref()),
     }
 }
 
+fn failed(error: &RunError, discovery: Option<&Discovery>) -> ExitCode {
+    match (error, discovery) {
+        (
+            RunError::Bootstrap(BootstrapError::Register(JoinError::Full)),
+            Some(Discovery::Register(register)),
+        ) => {
+            warn!(
+                "discovery-token" = register.token,
+                "discovery-endpoints" = json(&register.endpoints),
+                %error,
+                "failed to bootstrap; discovery token was already used"
+            );
+            warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
+        }
+        _ => error!(level = "fatal", %error, "failed to start etcd"),
+    }
+    ExitCode::FAILURE
+}
+
 /// Runs the server until it ends by itself or a signal asks it to; tells which.
-async fn run(config: server::config::Config) -> Result<Option<SignalKind>, String> {
+async fn run(config: server::config::Config) -> Result<Option<SignalKind>, RunError> {
     let mut caught = None;
     let stop = async {
         let (kind, name) = asked_to_stop().await;
@@ -134,9 +152,7 @@ async fn run(config: server::config::Config) -> Result<Option<SignalKind>, Strin
             die_by(kind);
         });
     };
-    server::run(config, || systemd::notify("READY=1"), stop)
-        .await
-        .map_err(|error| error.to_string())?;
+    server::run(config, || systemd::notify("READY=1"), stop).await?;
     Ok(caught)
 }
 

@@ -62,10 +62,7 @@ pub struct Client(hyper_util::client::legacy::Client<Connector, RequestBody>);
 impl Client {
     /// A client that has `connect_timeout` for a connection, and uses `tls` for `https` and `unixs`.
     pub fn new(tls: Option<Arc<rustls::ClientConfig>>, connect_timeout: Duration) -> Self {
-        let connector = Connector {
-            tls: tls.map(TlsConnector::from),
-            timeout: connect_timeout,
-        };
+        let connector = Connector::new(tls, connect_timeout);
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -127,9 +124,9 @@ fn classify(error: &(dyn Error + 'static)) -> CallError {
     }
 }
 
-/// Opens connections.
+/// Opens connections to URLs, for HTTP clients of hyper.
 #[derive(Clone)]
-struct Connector {
+pub struct Connector {
     tls: Option<TlsConnector>,
     timeout: Duration,
 }
@@ -154,6 +151,14 @@ impl tower_service::Service<Uri> for Connector {
 }
 
 impl Connector {
+    /// Has `timeout` for a connection, TLS included, and uses `tls` for `https` and `unixs`.
+    pub fn new(tls: Option<Arc<rustls::ClientConfig>>, timeout: Duration) -> Self {
+        Self {
+            tls: tls.map(TlsConnector::from),
+            timeout,
+        }
+    }
+
     async fn connect(&self, url: &Uri) -> io::Result<Box<dyn Io>> {
         let unusable = || io::Error::new(io::ErrorKind::InvalidInput, format!("cannot connect to {url}"));
         let authority = url.authority().ok_or_else(unusable)?;
@@ -190,7 +195,7 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection of any kind.
-struct Socket(Box<dyn Io>);
+pub struct Socket(Box<dyn Io>);
 
 impl Connection for Socket {
     fn connected(&self) -> Connected {

@@ -57,7 +57,7 @@ use env::Disk;
 use proto::raftpb::Message;
 use types::{ClusterId, MemberId};
 
-pub use client::{CallError, Client};
+pub use client::{CallError, Client, Connector, Socket};
 pub use outbox::{QUEUE_BYTES, QUEUE_MESSAGES, URGENT_MESSAGES};
 pub use serve::ResponseBody;
 pub use transport::{MAX_REMOTES, Transport};

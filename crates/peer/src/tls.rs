@@ -27,11 +27,13 @@ pub struct Identity {
 pub enum Trust {
     /// Who has a certificate for the name that was dialed, signed by one of those in the file.
     Authorities(PathBuf),
+    /// The same, signed by one of those this machine trusts.
+    System,
     /// Everybody: what is exchanged is encrypted, but nobody knows with whom (`--peer-auto-tls`).
     Anyone,
 }
 
-/// Why there is no TLS. Each names the file.
+/// Why there is no TLS. Each names the file, if it is about one.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file can't be read.
@@ -68,6 +70,9 @@ pub enum TlsError {
         /// Why.
         cause: VerifierBuilderError,
     },
+    /// The machine trusts nobody.
+    #[error("cannot verify certificates with those this machine trusts: {0}")]
+    NoSystemVerifier(VerifierBuilderError),
 }
 
 /// How to connect: with a certificate if there is one, to those that are trusted.
@@ -82,6 +87,11 @@ pub fn client_config(identity: Option<&Identity>, trust: &Trust) -> Result<Clien
             WebPkiServerVerifier::builder_with_provider(roots, provider())
                 .build()
                 .map_err(|cause| no_verifier(file, cause))?
+        }
+        Trust::System => {
+            WebPkiServerVerifier::builder_with_provider(Arc::new(system_authorities()), provider())
+                .build()
+                .map_err(TlsError::NoSystemVerifier)?
         }
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -136,6 +146,13 @@ fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
         roots.add(certificate).map_err(|cause| unusable(file, cause))?;
     }
     Ok(roots)
+}
+
+/// What this machine trusts. A certificate among them that can't be read is one that is not trusted.
+fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -6,6 +6,10 @@
 //!   then; they are asked of the members that `--initial-cluster` names, and the list there must be the
 //!   cluster's. The log begins empty, and the leader fills it.
 //!
+//! Instead of `--initial-cluster`, the DNS or a discovery service may tell who the members are
+//! ([`discovery`]). The DNS does so before anything else. The service is asked by founders only, and last:
+//! who registers there is one who can begin.
+//!
 //! A member that has data takes its ids from its log, whatever the flags say. With
 //! `--force-new-cluster` it goes on alone: [`go_on_alone`].
 
@@ -13,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{ConfChangeError, Restored, apply_conf_change, change_of};
+use discovery::srv;
 use http::{Method, Request, Response, StatusCode};
 use machine::membership::{cluster_id, member_id};
 use machine::{Member, MemberChange};
@@ -22,7 +27,10 @@ use proto::raftpb::{Entry, EntryType};
 use types::{ClusterId, MemberId};
 
 use crate::ask::Ask;
-use crate::config::{BootstrapError, ClusterState, Config, Url, same_addresses};
+use crate::config::{
+    BootstrapError, ClusterState, Config, Discovery, InitialCluster, Scheme, Url, has_duplicate_url,
+    parse_initial_cluster, same_addresses, show_cluster,
+};
 use crate::http::CLUSTER_ID;
 use crate::versions;
 
@@ -52,6 +60,13 @@ impl Beginning {
         let others = self.members.iter().filter(|member| member.id != self.id);
         others.map(etcdserverpb::Member::from).collect()
     }
+
+    /// Forgets the names, which each founder numbers in its own way when the DNS tells of them, so that all begin
+    /// with the same entries. Members tell their names once they run.
+    fn without_names(mut self) -> Self {
+        self.members.iter_mut().for_each(|member| member.name.clear());
+        self
+    }
 }
 
 /// Finds out how this member begins.
@@ -59,15 +74,87 @@ impl Beginning {
 /// # Errors
 /// The flags contradict each other or the running cluster, or nobody in it answers.
 pub async fn begin(config: &Config, client: &peer::Client) -> Result<Beginning, BootstrapError> {
-    config.check_bootstrap()?;
-    match config.initial_cluster_state {
-        ClusterState::New => {
-            let beginning = found(config);
-            refuse_second_founding(config, client, beginning.id).await?;
-            Ok(beginning)
+    match (&config.discovery, config.initial_cluster_state) {
+        (None, ClusterState::New) => found_once(config, client).await,
+        (None, ClusterState::Existing) => join(config, client).await,
+        (Some(Discovery::Srv { domain, service_name }), state) => {
+            let config = &with_members(config, look_up(config, domain, service_name).await?);
+            match state {
+                ClusterState::New => Ok(found_once(config, client).await?.without_names()),
+                ClusterState::Existing => join(config, client).await,
+            }
         }
-        ClusterState::Existing => join(config, client).await,
+        (Some(Discovery::Register(settings)), ClusterState::New) => {
+            let alone = found_once(config, client).await?;
+            let own = show_cluster(&config.initial_cluster);
+            let members = discovery::service::join(settings, alone.id, &own).await?;
+            let config = with_members(config, registered(&members)?);
+            config.check_bootstrap()?;
+            Ok(found(&config))
+        }
+        (Some(Discovery::Register(_)), ClusterState::Existing) => Err(BootstrapError::RegisterOfExisting),
     }
+}
+
+/// Asks the DNS for the members.
+async fn look_up(
+    config: &Config,
+    domain: &str,
+    service_name: &str,
+) -> Result<InitialCluster, BootstrapError> {
+    let place = |url: &Url| {
+        let scheme = match url.scheme() {
+            Scheme::Http => srv::Scheme::Http,
+            Scheme::Https => srv::Scheme::Https,
+            // A socket in the file system has no name in the DNS.
+            Scheme::Unix | Scheme::Unixs => return None,
+        };
+        let host = url.host().to_owned();
+        url.port().map(|port| srv::Place { scheme, host, port })
+    };
+    let query = srv::Query {
+        domain: domain.to_owned(),
+        service_name: service_name.to_owned(),
+        name: config.name.clone(),
+        advertised: config.advertise_peer.iter().filter_map(place).collect(),
+    };
+    let cluster = srv::initial_cluster(&srv::Dns::system()?, &query).await?;
+    parse_initial_cluster(&cluster).map_err(BootstrapError::DiscoveredUrl)
+}
+
+/// The configuration that names the members itself.
+fn with_members(config: &Config, initial_cluster: InitialCluster) -> Config {
+    Config {
+        initial_cluster,
+        ..config.clone()
+    }
+}
+
+/// The cluster of what registered members say of themselves. They may say anything.
+fn registered(members: &[String]) -> Result<InitialCluster, BootstrapError> {
+    let mut cluster = InitialCluster::new();
+    for member in members {
+        for (name, urls) in parse_initial_cluster(member).map_err(BootstrapError::DiscoveredUrl)? {
+            if cluster.insert(name.clone(), urls).is_some() {
+                return Err(BootstrapError::DiscoveredNameTwice {
+                    name,
+                    cluster: members.join(","),
+                });
+            }
+        }
+    }
+    match has_duplicate_url(&cluster) {
+        true => Err(BootstrapError::DiscoveredUrlTwice(show_cluster(&cluster))),
+        false => Ok(cluster),
+    }
+}
+
+/// The beginning of a founder of a cluster that is not there yet.
+async fn found_once(config: &Config, client: &peer::Client) -> Result<Beginning, BootstrapError> {
+    config.check_bootstrap()?;
+    let beginning = found(config);
+    refuse_second_founding(config, client, beginning.id).await?;
+    Ok(beginning)
 }
 
 /// Refuses to found a cluster that runs and knows this member: it has lost its data, and with it the
@@ -127,6 +214,7 @@ pub fn found(config: &Config) -> Beginning {
 
 /// The beginning of a member that was announced to a running cluster.
 async fn join(config: &Config, client: &peer::Client) -> Result<Beginning, BootstrapError> {
+    config.check_bootstrap()?;
     for url in others(config) {
         match ask(client, url, ASK_TIMEOUT).await {
             Ok((cluster_id, members)) => {
@@ -287,6 +375,48 @@ mod tests {
         assert_eq!(first.cluster_id, third.cluster_id);
         assert_eq!(first.members, third.members);
         assert_ne!(first.id, third.id);
+    }
+
+    #[test]
+    fn founders_that_number_each_other_differently_begin_with_the_same_entries() {
+        let seen_by = |name: &str, cluster: &str| {
+            let config = Config {
+                name: name.into(),
+                ..config_of(cluster)
+            };
+            found(&config).without_names()
+        };
+        let first = seen_by("m1", "m1=http://a:1,0=http://b:1,1=http://c:1");
+        let third = seen_by("m3", "0=http://a:1,1=http://b:1,m3=http://c:1");
+        assert_ne!(first.id, third.id);
+        assert_eq!(first.cluster_id, third.cluster_id);
+        assert_eq!(
+            bootstrap_entries(&first.members),
+            bootstrap_entries(&third.members)
+        );
+    }
+
+    #[test]
+    fn what_others_have_registered_is_checked() {
+        let of = |members: &[&str]| {
+            let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+            registered(&members)
+        };
+        let cluster = of(&["b=http://b:1", "a=http://a:2,a=http://a:1"]).unwrap();
+        assert_eq!(show_cluster(&cluster), "a=http://a:1,a=http://a:2,b=http://b:1");
+        let refusal = |members: &[&str]| of(members).unwrap_err().to_string();
+        assert_eq!(
+            refusal(&["a=http://a:1", "b=a:1"]),
+            "discovery: invalid peer URL: URL scheme must be http, https, unix, or unixs: a:1"
+        );
+        assert_eq!(
+            refusal(&["a=http://a:1", "b=http://b:1,b=http://a:1"]),
+            "discovery cluster a=http://a:1,b=http://a:1,b=http://b:1 has duplicate url"
+        );
+        assert_eq!(
+            refusal(&["a=http://a:1", "a=http://b:1"]),
+            "discovery cluster a=http://a:1,a=http://b:1 has two members named \"a\"; give each its own --name"
+        );
     }
 
     #[test]

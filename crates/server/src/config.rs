@@ -12,12 +12,14 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use discovery::srv::SrvError;
 use serde::Serialize;
 use thiserror::Error;
 use types::MemberId;
 
+pub use discovery::service::{Credentials, JoinError, Settings as RegisterSettings, Tls as RegisterTls};
 pub use gates::{Gate, Gates, Stage};
-pub use peer::tls::Identity;
+pub use peer::tls::{Identity, Trust};
 pub use url::{Scheme, Url, UrlError};
 
 use crate::{fields, go};
@@ -58,8 +60,11 @@ pub struct Config {
     /// Listeners share their port with other processes' (SO_REUSEPORT).
     pub reuse_port: bool,
 
-    /// The members of a cluster that is being bootstrapped; ignored by a member that has data.
+    /// The members of a cluster that is being bootstrapped; ignored by a member that has data. As far as they are
+    /// known: whoever `discovery` names is asked for the others.
     pub initial_cluster: InitialCluster,
+    /// Whom to ask, if anybody.
+    pub discovery: Option<Discovery>,
     /// Whether that cluster is new.
     pub initial_cluster_state: ClusterState,
     /// Goes into member and cluster ids, so that clusters with equal members differ.
@@ -138,6 +143,20 @@ pub struct PeerTls {
     pub client_identity: Identity,
     /// Who vouches for the others.
     pub authorities: PathBuf,
+}
+
+/// Who tells a member that has no data of the others.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// The DNS.
+    Srv {
+        /// The domain that has the SRV records.
+        domain: String,
+        /// What comes after the services' names, if anything.
+        service_name: String,
+    },
+    /// A discovery service, with its register of members.
+    Register(RegisterSettings),
 }
 
 /// Whether a member bootstraps a cluster or joins one.
@@ -224,6 +243,18 @@ pub enum BootstrapError {
     UnequalCount { listed: usize, running: usize },
     #[error("error validating peerURLs: no match found for existing member ({0}) in --initial-cluster")]
     NoMatch(String),
+    #[error(transparent)]
+    Srv(#[from] SrvError),
+    #[error("failed to join discovery cluster ({0})")]
+    Register(#[from] JoinError),
+    #[error("discovery: invalid peer URL: {0}")]
+    DiscoveredUrl(UrlError),
+    #[error("discovery cluster {0} has duplicate url")]
+    DiscoveredUrlTwice(String),
+    #[error("discovery cluster {cluster} has two members named {name:?}; give each its own --name")]
+    DiscoveredNameTwice { cluster: String, name: String },
+    #[error("discovery URL should not be set when joining existing initial cluster")]
+    RegisterOfExisting,
 }
 
 impl Config {
@@ -256,9 +287,7 @@ impl Config {
             .initial_cluster
             .get(&self.name)
             .ok_or_else(|| BootstrapError::LocalNameMissing(self.name.clone()))?;
-        let mut all: Vec<_> = self.initial_cluster.values().flatten().collect();
-        all.sort();
-        if all.windows(2).any(|pair| pair[0] == pair[1]) {
+        if has_duplicate_url(&self.initial_cluster) {
             return Err(BootstrapError::DuplicateUrl(show_cluster(&self.initial_cluster)));
         }
         if !same_addresses(own, &self.advertise_peer) {
@@ -427,6 +456,13 @@ pub fn show_cluster(cluster: &InitialCluster) -> String {
     pairs.collect::<Vec<_>>().join(",")
 }
 
+/// Whether a URL is listed more than once.
+pub(crate) fn has_duplicate_url(cluster: &InitialCluster) -> bool {
+    let mut all: Vec<_> = cluster.values().flatten().collect();
+    all.sort();
+    all.windows(2).any(|pair| pair[0] == pair[1])
+}
+
 /// Whether two lists of URLs mean the same places: equal texts, or names that resolve to common addresses.
 pub(crate) fn same_addresses(a: &[Url], b: &[Url]) -> bool {
     let resolve = |url: &Url| match url.scheme().is_unix() {
@@ -464,6 +500,7 @@ pub(crate) mod tests {
             advertise_client: url("http://localhost:2379"),
             reuse_port: false,
             initial_cluster: parse_initial_cluster("m1=http://localhost:2380").unwrap(),
+            discovery: None,
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".into(),
             force_new_cluster: false,

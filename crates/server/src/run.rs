@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::ask::Ask;
 use crate::bootstrap;
-use crate::config::{BootstrapError, Config, Gate, PeerTls};
+use crate::config::{BootstrapError, Config, Discovery, Gate, PeerTls};
 use crate::http::{Desk, Port, Site};
 use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports};
 use crate::metrics::Metrics;
@@ -67,6 +67,12 @@ pub async fn run(
     let tls = config.peer_tls.as_ref().map(peer_client_tls).transpose();
     let tls = tls.map_err(ListenError::from)?;
     let client = peer::Client::new(tls.clone(), PEER_CONNECT_TIMEOUT);
+    if let (true, Some(Discovery::Register(register))) = (has_data, &config.discovery) {
+        tracing::warn!(
+            "discovery-token" = register.token,
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        );
+    }
     let beginning = match has_data {
         true => None,
         false => Some(bootstrap::begin(&config, &client).await?),

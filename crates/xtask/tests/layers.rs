@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["types", "proto", "env", "mvcc"]),
     ("bolt", &["types", "env"]),
     ("peer", &["types", "proto", "env"]),
+    ("discovery", &["types", "proto", "grpc", "peer"]),
     (
         "image",
         &["types", "proto", "env", "mvcc", "machine", "wal", "store", "bolt"],
@@ -49,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "store",
             "peer",
             "image",
+            "discovery",
         ],
     ),
     (
