@@ -39,7 +39,7 @@ pub struct Place {
     pub name: String,
     /// The port of 127.0.0.1 where the others find it.
     pub advertised: u16,
-    /// The flag `--initial-cluster`.
+    /// The flag `--initial-cluster`. Empty if other flags say how the member finds the others.
     pub cluster: String,
     /// Whether the cluster is there already and this member joins it.
     pub joins: bool,
@@ -54,6 +54,20 @@ impl Place {
             cluster: ports.initial_cluster(),
             joins: false,
         }
+    }
+
+    /// A new cluster, whose members are found in another way than by `--initial-cluster`.
+    pub fn found(name: &str, ports: Ports) -> Self {
+        Self {
+            name: name.to_owned(),
+            advertised: ports.peer,
+            cluster: String::new(),
+            joins: false,
+        }
+    }
+
+    fn initial_cluster(&self) -> Option<String> {
+        (!self.cluster.is_empty()).then(|| format!("--initial-cluster={}", self.cluster))
     }
 
     fn state(&self) -> &'static str {
@@ -127,7 +141,7 @@ impl Server {
             .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
             .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
             .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
-            .arg(format!("--initial-cluster={}", self.place.cluster))
+            .args(self.place.initial_cluster())
             .arg(format!("--initial-cluster-state={}", self.place.state()))
             .arg(format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
             .args(&self.flags)
@@ -275,6 +289,12 @@ impl Server {
 
     fn log(&self) -> PathBuf {
         self.folder.path().join("log")
+    }
+
+    /// Whether the server has logged such a text.
+    pub fn has_logged(&self, text: &str) -> bool {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(&log).contains(text)
     }
 
     /// The end of the server's log, for a report.
