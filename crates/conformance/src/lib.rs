@@ -21,7 +21,8 @@
 //!   that no longer makes a difference fails.
 //!
 //! Five test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
-//! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs`
+//! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load), `tests/discovery.rs` (members that
+//! find each other, see [`discovery`]), `tests/cluster.rs`
 //! (three members, see [`faults`] and [`migration`]; `cargo xtask nightly` is its long form), `tests/divergence.rs`
 //! (a member whose data differs is named). The real etcd comes from `cargo xtask reference`. Without it every trial
 //! counts as ignored and says why; with `CI=true` that fails.
@@ -46,6 +47,7 @@ pub mod cluster;
 pub mod compare;
 pub mod crash;
 pub mod differences;
+pub mod discovery;
 pub mod divergence;
 pub mod faults;
 pub mod harness;
