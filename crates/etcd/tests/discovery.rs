@@ -3,11 +3,8 @@
 use std::path::Path;
 
 use conformance::cluster::eventually;
-use conformance::load::channel;
+use conformance::discovery::{names, put, values};
 use conformance::server::{Place, Ports, Server};
-use grpc::etcdserverpb::cluster_client::ClusterClient;
-use grpc::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::{MemberListRequest, PutRequest, RangeRequest};
 
 /// The program.
 fn ours() -> &'static Path {
@@ -35,37 +32,15 @@ fn member(name: &str, token: &str, service: &Server) -> Server {
     Server::prepared(ours(), &flags, ports, Place::found(name, ports)).expect("a folder")
 }
 
-async fn put(server: &Server, key: &str, value: &str) {
-    let request = PutRequest {
-        key: key.to_owned().into(),
-        value: value.to_owned().into(),
-        ..PutRequest::default()
-    };
-    let done = KvClient::new(channel(server.ports.client)).put(request).await;
-    done.expect("it is put");
-}
-
-/// The values of all keys from this one on.
-async fn values(server: &Server, from: &str) -> Result<Vec<String>, String> {
-    let request = RangeRequest {
-        key: from.to_owned().into(),
-        range_end: "\0".into(),
-        ..RangeRequest::default()
-    };
-    let found = KvClient::new(channel(server.ports.client)).range(request).await;
-    let found = found.map_err(|status| status.to_string())?.into_inner().kvs;
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    Ok(found.iter().map(|kv| text(&kv.value)).collect())
-}
-
 async fn set_size(service: &Server, token: &str, size: &str) {
-    put(service, &format!("/_etcd/registry/{token}/_config/size"), size).await;
+    let key = format!("/_etcd/registry/{token}/_config/size");
+    put(service.ports.client, &key, size).await.expect("it is put");
 }
 
 /// Waits until so many members have registered.
 async fn registered(service: &Server, token: &str, count: usize) {
     eventually("members register", async || {
-        let members = values(service, &format!("/_etcd/registry/{token}/members")).await?;
+        let members = values(service.ports.client, &format!("/_etcd/registry/{token}/members")).await?;
         match members.len() == count {
             true => Ok(()),
             false => Err(format!("{members:?}")),
@@ -117,16 +92,19 @@ async fn members_on_one_token_found_a_cluster_whatever_becomes_of_them_and_the_s
         member.ready().await.expect("it serves");
     }
 
-    let mut cluster = ClusterClient::new(channel(second.ports.client));
-    let list = cluster
-        .member_list(MemberListRequest { linearizable: true })
-        .await;
-    let members = list.expect("they are listed").into_inner().members;
-    let mut names: Vec<_> = members.into_iter().map(|member| member.name).collect();
-    names.sort();
-    assert_eq!(names, ["m1", "m2", "m3"]);
-    put(&first, "key", "value").await;
-    assert_eq!(values(&third, "key").await, Ok(vec!["value".to_owned()]));
+    let all = eventually("all have told their names", async || {
+        let names = names(second.ports.client).await?;
+        match names == ["m1", "m2", "m3"] {
+            true => Ok(()),
+            false => Err(format!("{names:?}")),
+        }
+    });
+    all.await.expect("they have");
+    put(first.ports.client, "key", "value").await.expect("it is put");
+    assert_eq!(
+        values(third.ports.client, "key").await,
+        Ok(vec!["value".to_owned()])
+    );
 
     let mut fourth = member("m4", "t", &service);
     fourth.spawn().expect("it runs");
