@@ -221,7 +221,10 @@ impl Cluster {
                 task,
             },
         );
-        let patience = self.clients.chance.within(100_000, 1_000_000);
+        let patience = self
+            .clients
+            .chance
+            .within(self.plan.patience_us / 8, self.plan.patience_us);
         self.after(patience, Event::Timeout(id));
     }
 

@@ -361,6 +361,10 @@ impl Cluster {
         if alive.is_none() || life != 0 && alive != Some(life) {
             return self.undeliverable(id, task);
         }
+        if host.disk.crashed() {
+            self.undeliverable(id, task);
+            return self.died(id, Died("its power is gone".to_owned()));
+        }
         if let Some(backlog) = &mut host.paused {
             if !matches!(task, Task::Tick) || !backlog.iter().any(|(_, it)| matches!(it, Task::Tick)) {
                 backlog.push((source, task));

@@ -70,6 +70,8 @@ pub struct Plan {
     pub readers: u64,
     /// Mean time a client waits between an answer and its next request.
     pub think_us: u64,
+    /// Longest time a client waits for an answer.
+    pub patience_us: u64,
     /// Watchers.
     pub watchers: u64,
     /// Keys in use.
@@ -110,6 +112,7 @@ impl Plan {
             clients: chance.within(2, 6),
             readers: chance.pick(&[0, 2, 8]),
             think_us: chance.pick(&[500, 3_000, 10_000]),
+            patience_us: chance.pick(&[100_000, 300_000, 1_000_000]),
             watchers: chance.within(1, 4),
             keys: chance.pick(&[2, 5, 20]),
             value_bytes: chance.pick(&[8, 8, 200, 1500]),

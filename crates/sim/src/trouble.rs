@@ -125,7 +125,7 @@ impl Cluster {
         self.after(gap, Event::Fault);
         let fault = self.chance.pick(&self.plan.faults);
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
-        let id = match self.chance.one_in(3) {
+        let id = match self.chance.one_in(2) {
             true => self.leader().unwrap_or(ids[0]),
             false => self.chance.pick(&ids),
         };
@@ -362,7 +362,8 @@ impl Cluster {
     fn unrest(&self) -> String {
         let committed = self.log.committed().len() as u64;
         for id in self.members() {
-            let Some(process) = &self.hosts[&id].process else {
+            let host = &self.hosts[&id];
+            let Some(process) = host.process.as_ref().filter(|_| !host.disk.crashed()) else {
                 return format!("{id} does not run");
             };
             if process.data.applied < committed {

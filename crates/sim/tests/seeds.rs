@@ -50,7 +50,6 @@ fn acknowledging_before_the_sync_is_caught() {
 }
 
 #[test]
-#[ignore = "not yet caught within the thousand seeds: reads during pauses are too rare"]
 fn a_reused_read_context_is_caught() {
     let failure = failure(Some(Mutant::ReusedReadContext)).expect("a stale read");
     assert!(failure.contains("a stale read"), "{failure}");
