@@ -283,6 +283,11 @@ impl SimDisk {
         self.0.lock().capacity = bytes;
     }
 
+    /// Bytes of all files together, removed ones included.
+    pub fn used(&self) -> u64 {
+        self.0.lock().used()
+    }
+
     /// Whether [`File::read_cached_at`] finds nothing in memory from now on.
     pub fn set_cold(&self, cold: bool) {
         self.0.lock().cold = cold;
@@ -475,18 +480,16 @@ impl State {
 
     /// How many more bytes fit.
     fn room(&self) -> u64 {
-        let Some(capacity) = self.capacity else {
-            return u64::MAX;
+        self.capacity
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
+    fn used(&self) -> u64 {
+        let bytes = |node: &Node| match node {
+            Node::File(content) => content.live.len() as u64,
+            Node::Dir(_) => 0,
         };
-        let used: usize = self
-            .nodes
-            .iter()
-            .map(|node| match node {
-                Node::File(content) => content.live.len(),
-                Node::Dir(_) => 0,
-            })
-            .sum();
-        capacity.saturating_sub(used as u64)
+        self.nodes.iter().map(bytes).sum()
     }
 
     fn handle(&mut self, disk: &SimDisk, path: &Path, ino: Ino) -> Arc<dyn File> {

@@ -5,19 +5,21 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use consensus::ConfChange;
+use lease::RenewError;
 use member::{Input, Payload, Proposal, Ticket};
 use mvcc::Wait;
 use proto::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest,
-    RangeRequest, RequestHeader, RequestOp, TxnRequest, compare, request_op,
+    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest,
+    LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, RequestOp, TxnRequest, compare, request_op,
 };
 use proto::raftpb;
 use proto::raw;
-use types::{KeyRange, MemberId};
+use types::{KeyRange, LeaseId, MemberId};
 use watch::{Create, Frames};
 
 use crate::chance::Chance;
 use crate::check::history::{Floor, check_range};
+use crate::check::lease::Promises;
 use crate::check::model::Said;
 use crate::check::watch::Watched;
 use crate::cluster::{CLIENTS, Cluster, Event, Task};
@@ -31,6 +33,8 @@ pub enum Request {
     Write(InternalRaftRequest),
     /// A range.
     Read(RangeRequest),
+    /// A lease is to live on.
+    Renew(i64),
     /// Another leader.
     Transfer(u64),
     /// Another configuration.
@@ -62,6 +66,10 @@ pub enum Answer {
     Read(raw::RangeResponse),
     /// The range is compacted.
     Compacted,
+    /// The lease lives for so many seconds.
+    Renewed(i64),
+    /// There is no such lease.
+    Gone,
     /// It was not carried out.
     Failed,
 }
@@ -82,10 +90,8 @@ pub struct Clients {
     ops: BTreeMap<u64, Op>,
     last: u64,
     watchers: Vec<Watcher>,
-    /// Leases, and the time before which they may not run out.
-    leases: Vec<(i64, u64)>,
-    /// Answers that were checked.
-    pub answers: u64,
+    /// What they were told about leases.
+    pub promises: Promises,
 }
 
 impl Clients {
@@ -112,8 +118,7 @@ impl Clients {
             chance,
             ops: BTreeMap::new(),
             last: 0,
-            leases: Vec::new(),
-            answers: 0,
+            promises: Promises::default(),
         }
     }
 
@@ -126,17 +131,6 @@ impl Clients {
     /// Whether this request waits for its answer.
     pub fn waits(&self, op: u64) -> bool {
         self.ops.contains_key(&op)
-    }
-
-    /// A leader lets a lease run out.
-    pub fn check_expiry(&self, lease: i64, now: u64) {
-        for (_, until) in self.leases.iter().filter(|(id, _)| *id == lease) {
-            // A member counts whole milliseconds from its start.
-            assert!(
-                now + 2_000 >= *until,
-                "lease {lease} runs out at {now}, before {until}"
-            );
-        }
     }
 
     /// Events that watchers were given.
@@ -157,17 +151,21 @@ enum Kind {
     Read,
     Local,
     Grant,
+    Renew,
+    Revoke,
     Compact,
 }
 
 /// What clients do, and how often.
-const KINDS: [(u64, Kind); 7] = [
+const KINDS: [(u64, Kind); 9] = [
     (30, Kind::Put),
     (6, Kind::Delete),
     (12, Kind::Swap),
     (35, Kind::Read),
     (8, Kind::Local),
     (3, Kind::Grant),
+    (10, Kind::Renew),
+    (1, Kind::Revoke),
     (2, Kind::Compact),
 ];
 
@@ -259,10 +257,12 @@ impl Cluster {
         let key = Bytes::from(key(chance, &plan));
         let mut value = id.to_string().into_bytes();
         value.resize(value.len() + chance.below(plan.value_bytes) as usize, b'.');
-        let lease = match chance.one_in(4) && !self.clients.leases.is_empty() {
-            true => chance.pick(&self.clients.leases).0,
-            false => 0,
+        let leases = self.clients.promises.known();
+        let known = match leases.is_empty() {
+            true => 0,
+            false => chance.pick(&leases),
         };
+        let lease = if chance.one_in(4) { known } else { 0 };
         let put = PutRequest {
             key: key.clone(),
             value: value.into(),
@@ -345,6 +345,11 @@ impl Cluster {
                     ..Default::default()
                 }
             }
+            Kind::Renew => return Request::Renew(known),
+            Kind::Revoke => InternalRaftRequest {
+                lease_revoke: Some(LeaseRevokeRequest { id: known }),
+                ..Default::default()
+            },
             Kind::Compact => {
                 let revision = (floor - chance.below(20) as i64).max(1);
                 let compaction = CompactionRequest {
@@ -372,12 +377,24 @@ impl Cluster {
                 self.propose(process, &request, false);
             }
             Request::Read(range) if range.serializable || process.status.lone_leader => {
-                self.read(process, op)
+                self.serve(process, op)
             }
-            Request::Read(_) => {
-                process.readers.insert(Ticket(op), op);
-                self.step(process, Input::ReadIndex { ticket: Ticket(op) });
-            }
+            Request::Read(_) => self.ask_index(process, op),
+            Request::Renew(_) => match process.status.leader {
+                Some(MemberId(leader)) if leader == id => self.ask_index(process, op),
+                Some(MemberId(leader)) if self.network.is_open(id, leader) => {
+                    let way = self.chance.within(100, 900);
+                    let (source, task) = (CLIENTS + op, Task::Forwarded(op));
+                    let forwarded = Event::Task {
+                        host: leader,
+                        life: 0,
+                        source,
+                        task,
+                    };
+                    self.after(way, forwarded);
+                }
+                _ => self.reply(op, Answer::Failed),
+            },
             Request::Transfer(to) => {
                 let to = MemberId(*to);
                 self.note("is to hand over", id, [to.0, 0, 0]);
@@ -407,15 +424,39 @@ impl Cluster {
         }
     }
 
-    /// A host reads what it has.
-    pub fn read(&mut self, process: &Process, op: u64) {
-        let Some(Op {
-            request: Request::Read(range),
-            ..
-        }) = self.clients.ops.get(&op)
-        else {
-            return;
+    /// A host wants to know what was committed when a request came.
+    pub fn ask_index(&self, process: &mut Process, op: u64) {
+        process.readers.insert(Ticket(op), op);
+        self.step(process, Input::ReadIndex { ticket: Ticket(op) });
+    }
+
+    /// A host answers from what it has.
+    pub fn serve(&mut self, process: &Process, op: u64) {
+        match self.clients.ops.get(&op).map(|op| &op.request) {
+            Some(Request::Read(range)) => {
+                let range = range.clone();
+                self.read(process, op, &range);
+            }
+            Some(Request::Renew(lease)) => {
+                let lease = LeaseId(*lease);
+                self.renew(process, op, lease);
+            }
+            _ => {}
+        }
+    }
+
+    /// A host that is or was the leader begins a lease's time anew.
+    fn renew(&mut self, process: &Process, op: u64, lease: LeaseId) {
+        let now_ms = process.now_ms(self.now);
+        let answer = match process.data.lessor.lock().renew(lease, now_ms) {
+            Ok(renewed) => Answer::Renewed(renewed.ttl_secs),
+            Err(RenewError::NotFound) => Answer::Gone,
+            Err(RenewError::Expired | RenewError::NotPrimary) => Answer::Failed,
         };
+        self.reply(op, answer);
+    }
+
+    fn read(&mut self, process: &Process, op: u64, range: &RangeRequest) {
         let answer = match machine::read::range(&process.data.mvcc, range, Wait::Yes) {
             Ok(response) => Answer::Read(response),
             Err(mvcc::RangeError::Compacted) => Answer::Compacted,
@@ -448,7 +489,6 @@ impl Cluster {
         let Some(op) = self.clients.ops.remove(&id) else {
             return;
         };
-        self.clients.answers += 1;
         match (&op.request, answer) {
             (
                 Request::Write(request),
@@ -462,15 +502,20 @@ impl Cluster {
                     .wrote(&self.model, op.began, id, index, said, revision);
                 if let Some(grant) = request.lease_grant.as_ref().filter(|_| said == Said::Done) {
                     let until = op.began_at + grant.ttl as u64 * 1_000_000;
-                    self.clients.leases.push((grant.id, until));
+                    self.clients.promises.lives(grant.id, until);
                 }
+                self.counts.written += 1;
                 self.note("wrote", 0, [id, index, revision as u64]);
             }
             (Request::Read(range), Answer::Read(response)) => {
                 let revision = response.header.as_ref().map_or(0, |header| header.revision);
                 self.note("read", 0, [id, revision as u64, u64::from(range.serializable)]);
-                if !range.serializable {
-                    self.history.read(op.began, revision);
+                match range.serializable {
+                    true => self.counts.read_locally += 1,
+                    false => {
+                        self.history.read(op.began, revision);
+                        self.counts.read += 1;
+                    }
                 }
                 let at = if range.revision > 0 {
                     range.revision
@@ -484,6 +529,24 @@ impl Cluster {
                     range.revision > 0 && range.revision < self.model.compacted,
                     "revision {} is not compacted",
                     range.revision
+                );
+            }
+            (Request::Renew(lease), Answer::Renewed(ttl)) => {
+                let until = op.began_at + ttl as u64 * 1_000_000;
+                self.counts.renewed += 1;
+                self.note("renewed", 0, [*lease as u64, until, 0]);
+                self.clients.promises.lives(*lease, until);
+                let end = self.model.end_of(*lease);
+                assert!(
+                    end.is_none_or(|end| end > op.began.index),
+                    "lease {lease} is renewed after entry {end:?}, which ended it, was acknowledged"
+                );
+            }
+            (Request::Renew(lease), Answer::Gone) => {
+                let is_gone = *lease == 0 || self.model.end_of(*lease).is_some();
+                assert!(
+                    is_gone,
+                    "lease {lease} lives, and its client is told that it does not"
                 );
             }
             (_, Answer::Failed) => self.counts.failed += 1,
@@ -508,6 +571,16 @@ impl Cluster {
     }
 
     // Watchers.
+
+    /// How many watchers a host has.
+    pub fn watchers_of(&self, id: u64) -> u64 {
+        let connections = self
+            .clients
+            .watchers
+            .iter()
+            .filter_map(|it| it.connection.as_ref());
+        connections.filter(|connection| connection.host == id).count() as u64
+    }
 
     /// A watcher reads what has come, or looks for another host.
     pub fn watcher(&mut self, at: usize) {

@@ -14,20 +14,22 @@ use prost::Message as _;
 use proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader};
 use proto::raftpb::{Message, MessageType, Snapshot, SnapshotMetadata};
 use proto::walpb;
+use store::SyncError;
 use watch::{Event as WatchEvent, History as Past};
 
+use crate::Mutant;
 use crate::chance::Chance;
 use crate::check::history::History;
 use crate::check::log::{LogCheck, Mirror, Written};
 use crate::check::model::{Model, Said};
 use crate::clients::{Answer, Clients};
+use crate::counts::Counts;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::process::{Chore, Died, Process, Start, Work, Write, description, died};
+use crate::process::{Chore, Died, News, Process, Start, Work, Write, description, died, unless_full};
 use crate::trace::{Note, Trace};
 use crate::transfer::{self, Image};
-use crate::trouble::{Counts, End};
-use crate::{Mutant, process};
+use crate::trouble::End;
 
 /// Leases revoked in one round.
 const EXPIRED_MAX: usize = 16;
@@ -81,6 +83,8 @@ pub enum Task {
     Input(Input),
     /// A client's request has come.
     Request(u64),
+    /// A request has come that another member takes this one for the leader to answer.
+    Forwarded(u64),
 }
 
 /// Something that is going to happen.
@@ -329,12 +333,21 @@ impl Cluster {
         }
     }
 
-    /// A process ended by itself: the power went in an operation of its disk.
+    /// A process ended by itself: the power went in an operation of its disk, or the disk is full.
     fn died(&mut self, id: u64, died: Died) {
-        let host = self.host(id);
-        assert!(host.disk.crashed(), "{id} can not go on: {}", died.0);
-        self.note("power goes in an operation", id, [0; 3]);
-        self.lose_power(id);
+        let lost_power = self.host(id).disk.crashed();
+        assert!(lost_power || died.is_full(), "{id} can not go on: {}", died.0);
+        match lost_power {
+            true => {
+                self.note("power goes in an operation", id, [0; 3]);
+                self.lose_power(id);
+            }
+            false => {
+                self.note("ends for want of space", id, [0; 3]);
+                self.counts.full_disks += 1;
+                self.kill(id);
+            }
+        }
         let down = self.chance.within(1_000, 300_000);
         self.after(down, Event::End(End::Restart(id)));
     }
@@ -424,27 +437,27 @@ impl Cluster {
             Task::Tick => self.with(id, |world, process| world.tick(id, process)),
             Task::Written => self.with(id, |world, process| world.written(id, process)),
             Task::Apply => self.apply(id),
-            Task::Sync => self.with(id, |_, process| {
-                process.is_dirty = false;
-                process.data.store.sync_step().map_err(died("syncing the store"))
+            Task::Sync => self.with(id, |world, process| match process.data.store.sync_step() {
+                Err(SyncError::NoSpace(_)) => {
+                    world.task(20_000, id, process.life, Task::Sync);
+                    Ok(())
+                }
+                synced => {
+                    process.is_dirty = false;
+                    synced.map_err(died("syncing the store"))
+                }
             }),
             Task::Chore => self.with(id, |world, process| world.chore(id, process)),
             Task::Hub => self.with(id, |_, process| turn_hub(process)),
             Task::Message(message) => self.deliver(id, message),
             Task::Image(message, image) => self.with(id, |world, process| {
-                let disk: Arc<dyn Disk> = Arc::new(world.host(id).disk.clone());
-                let options = process::store_options(&world.plan, 0);
-                let received = transfer::receive(&disk, Path::new(process::MEMBER), &image, options);
-                if received.is_err() {
+                if let Err(died) = transfer::receive(&world.host(id).disk, &image) {
                     // Its connection breaks.
                     world.snapshot_sent(message.from, id, false);
+                    return unless_full(Err(died));
                 }
-                received.map_err(died("receiving a state"))?;
-                world.note(
-                    "receives a state",
-                    id,
-                    [message.from, image.commit.applied_index, 0],
-                );
+                let index = transfer::metadata(&image.snapshot).index;
+                world.note("receives a state", id, [message.from, index, 0]);
                 world.snapshot_sent(message.from, id, true);
                 world.step(process, Input::Message(message));
                 Ok(())
@@ -455,6 +468,10 @@ impl Cluster {
             }),
             Task::Request(op) => self.with(id, |world, process| {
                 world.request(id, process, op);
+                Ok(())
+            }),
+            Task::Forwarded(op) => self.with(id, |world, process| {
+                world.ask_index(process, op);
                 Ok(())
             }),
         }
@@ -472,11 +489,12 @@ impl Cluster {
         process.hub.tick(now_ms);
         let expired = process.data.lessor.lock().expired(now_ms, EXPIRED_MAX);
         for lease in expired {
-            self.clients.check_expiry(lease.0, self.now);
             self.note("lease runs out", id, [lease.0 as u64, 0, 0]);
+            let request_id = self.clients.new_request();
+            self.clients.promises.expires(request_id, lease.0);
             let request = InternalRaftRequest {
                 header: Some(RequestHeader {
-                    id: self.clients.new_request(),
+                    id: request_id,
                     ..Default::default()
                 }),
                 lease_revoke: Some(LeaseRevokeRequest { id: lease.0 }),
@@ -533,8 +551,10 @@ impl Cluster {
                         .get(&voter)
                         .is_some_and(|host| host.synced.holds(entry.index, entry.term))
                 };
-                if self.log.commit(id, now.term, entry, holds) {
-                    self.model.apply(entry);
+                if self.log.commit(id, now.term, entry, holds)
+                    && let Some(request) = self.model.apply(entry)
+                {
+                    self.clients.promises.ends(request, self.now);
                 }
             }
             if let Some(append) = effects.append {
@@ -551,7 +571,7 @@ impl Cluster {
             for (ticket, outcome) in effects.reads {
                 if let Some(op) = process.readers.remove(&ticket) {
                     match outcome {
-                        Ok(_) => self.read(process, op),
+                        Ok(_) => self.serve(process, op),
                         Err(_) => self.reply(op, Answer::Failed),
                     }
                 }
@@ -639,9 +659,9 @@ impl Cluster {
             match write {
                 Write::Append(append) => {
                     if let Some(snapshot) = &append.snapshot {
-                        let metadata = snapshot.metadata.clone().unwrap_or_default();
-                        save_snapshot(process, &metadata)?;
-                        process.wal.save_snapshot(&marker(&metadata));
+                        let saved = process.snaps.save(snapshot);
+                        saved.map_err(died("saving a snapshot"))?;
+                        process.wal.save_snapshot(&marker(&transfer::metadata(snapshot)));
                     }
                     process.wal.append(&append.entries, append.hard_state.as_ref());
                     self.host(id).unsynced.push(Written::from(&append));
@@ -682,27 +702,28 @@ impl Cluster {
             return;
         };
         process.is_applying = false;
-        if !matches!(process.work.front(), Some(Work::Install(_))) {
-            return self.with(id, |world, process| world.apply_batch(id, process));
-        }
-        let Some(mut process) = self.host(id).process.take() else {
-            return;
-        };
-        let Some(Work::Install(snapshot)) = process.work.pop_front() else {
-            return;
-        };
-        let index = snapshot.metadata.map_or(0, |metadata| metadata.index);
-        self.note("installs a state", id, [index, 0, 0]);
-        match process.install(&self.hosts[&id].disk, &self.plan, index) {
-            Ok(mut process) => {
-                self.log.applied(id, index, &process.data.conf_state);
-                let removed = process.data.removed.clone();
-                self.step(&mut process, Input::Installed { index, removed });
-                self.host(id).process = Some(Box::new(process));
-                self.with(id, |_, _| Ok(()));
+        self.with(id, |world, process| match process.work.pop_front() {
+            Some(Work::Install(snapshot)) => world.install(id, process, &snapshot),
+            None => Ok(()),
+            Some(work) => {
+                process.work.push_front(work);
+                world.apply_batch(id, process)
             }
-            Err(died) => self.died(id, died),
-        }
+        });
+    }
+
+    fn install(&mut self, id: u64, process: &mut Process, snapshot: &Snapshot) -> Result<(), Died> {
+        let index = transfer::metadata(snapshot).index;
+        self.note("installs a state", id, [index, 0, 0]);
+        self.counts.installed += 1;
+        self.counts.watched_across += self.watchers_of(id);
+        process.install(&self.host(id).disk, snapshot)?;
+        self.log.applied(id, index, &process.data.conf_state);
+        let wait = self.chance.within(10, 2000);
+        self.task(wait, id, process.life, Task::Hub);
+        let removed = process.data.removed.clone();
+        self.step(process, Input::Installed { index, removed });
+        Ok(())
     }
 
     fn apply_batch(&mut self, id: u64, process: &mut Process) -> Result<(), Died> {
@@ -755,7 +776,8 @@ impl Cluster {
         let Some((index, term)) = last else { return Ok(()) };
         self.publish(id, process, index, term);
         if compacted {
-            process.hub.compacted(process.data.mvcc.compacted());
+            let compacted = process.data.mvcc.compacted();
+            process.feed.push_back(News::Compacted(compacted));
             process.chores.push_back(Chore::Compact(Cursor::default()));
         }
         if index >= process.snapshot_index + self.plan.snapshot_count {
@@ -777,7 +799,7 @@ impl Cluster {
         data.store.append(batch);
         data.mvcc.publish(revision, compacted);
         if !changes.is_empty() {
-            process.feed.push_back((revision, changes));
+            process.feed.push_back(News::Published(revision, changes));
             let wait = self.chance.within(10, 2000);
             self.task(wait, id, process.life, Task::Hub);
         }
@@ -802,15 +824,14 @@ impl Cluster {
                     process.chores.push_front(Chore::Compact(cursor));
                 }
             }
-            Some(Chore::RaftSnapshot) => self.raft_snapshot(id, process)?,
-            None if !process.preparer.is_ready() => process.preparer.prepare().map_err(died("preparing"))?,
+            Some(Chore::RaftSnapshot) => unless_full(self.raft_snapshot(id, process))?,
+            None if !process.preparer.is_ready() => {
+                unless_full(process.preparer.prepare().map_err(died("preparing")))?
+            }
             None => {
                 let budget = self.chance.within(100, 4000);
-                process
-                    .data
-                    .store
-                    .rewrite_step(budget)
-                    .map_err(died("rewriting"))?;
+                let rewritten = process.data.store.rewrite_step(budget).map(drop);
+                unless_full(rewritten.map_err(died("rewriting")))?;
             }
         }
         Ok(())
@@ -829,7 +850,13 @@ impl Cluster {
             term: commit.term,
         };
         self.note("raft snapshot", id, [metadata.index, metadata.term, 0]);
-        save_snapshot(process, &metadata)?;
+        self.counts.raft_snapshots += 1;
+        let snapshot = Snapshot {
+            data: None,
+            metadata: Some(metadata.clone()),
+        };
+        let saved = process.snaps.save(&snapshot);
+        saved.map_err(died("saving a snapshot"))?;
         process.writes.push_back(Write::Snapshot(metadata.clone()));
         self.step(process, Input::SnapshotDone(metadata));
         Ok(())
@@ -895,18 +922,11 @@ impl Cluster {
 
     fn send_snapshot(&mut self, id: u64, process: &mut Process, mut message: Message) -> Result<(), Died> {
         let to = message.to;
-        let image = Arc::new(transfer::take(&process.data.store).map_err(died("reading a state"))?);
-        let commit = &image.commit;
-        message.snapshot = Some(Snapshot {
-            data: None,
-            metadata: Some(SnapshotMetadata {
-                conf_state: commit.conf_state.clone(),
-                index: commit.applied_index,
-                term: commit.term,
-            }),
-        });
-        self.note("sends a state", id, [to, commit.applied_index, commit.term]);
-        self.counts.snapshots += 1;
+        let image = Arc::new(transfer::take(&process.data.store, process.compacted())?);
+        message.snapshot = Some(image.snapshot.clone());
+        let SnapshotMetadata { index, term, .. } = transfer::metadata(&image.snapshot);
+        self.note("sends a state", id, [to, index, term]);
+        self.counts.sent += 1;
         let took = self.chance.within(1_000, 50_000);
         let is_lost = !self.network.is_open(id, to) || self.chance.permille(self.plan.loss);
         match is_lost || !self.hosts.contains_key(&to) {
@@ -944,14 +964,6 @@ fn marker(metadata: &SnapshotMetadata) -> walpb::Snapshot {
     }
 }
 
-fn save_snapshot(process: &Process, metadata: &SnapshotMetadata) -> Result<(), Died> {
-    let snapshot = Snapshot {
-        data: None,
-        metadata: Some(metadata.clone()),
-    };
-    process.snaps.save(&snapshot).map_err(died("saving a snapshot"))
-}
-
 fn said<E>(outcome: &Result<Outcome, E>) -> Said {
     match outcome {
         Ok(Outcome::DeleteRange(response)) => Said::Deleted(response.deleted),
@@ -972,8 +984,15 @@ fn turn_hub(process: &mut Process) -> Result<(), Died> {
             None
         })
     };
-    while let Some((revision, changes)) = process.feed.pop_front() {
-        process.hub.publish(revision, &events(changes), previous);
+    let lost = std::mem::take(&mut process.lost);
+    if lost > 0 {
+        process.hub.overflow(lost);
+    }
+    while let Some(news) = process.feed.pop_front() {
+        match news {
+            News::Published(revision, changes) => process.hub.publish(revision, &events(changes), previous),
+            News::Compacted(revision) => process.hub.compacted(revision),
+        }
     }
     process.hub.collect();
     while let Some(job) = process.hub.next_job() {

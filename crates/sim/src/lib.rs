@@ -14,9 +14,9 @@
 //! ```
 //!
 //! What ships is driven through the seams it has: [`member`] in and out, [`wal`] and [`store`] over
-//! [`env::SimDisk`], [`machine`] and [`mvcc`] under the apply loop, [`watch`] behind it. Replaced are
-//! threads, queues and sockets, that is the loops of `server`; and the way a whole state takes to a
-//! follower (`transfer`).
+//! [`env::SimDisk`], [`machine`] and [`mvcc`] under the apply loop, [`watch`] behind it, [`image`] for a
+//! whole state that goes to a follower. Replaced are threads, queues and sockets, that is the loops of
+//! `server`.
 //!
 //! The checkers ([`check`]) share no code with what they check. They look at every step and, in the quiet
 //! after each time of trouble, at everything.
@@ -25,6 +25,7 @@ pub mod chance;
 pub mod check;
 mod clients;
 mod cluster;
+mod counts;
 mod network;
 pub mod plan;
 mod process;
@@ -35,7 +36,7 @@ mod trouble;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use trouble::Counts;
+pub use counts::Counts;
 
 use cluster::Cluster;
 use trace::Trace;
@@ -72,10 +73,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>, all: bool) -> Outcome {
     let result = catch_unwind(AssertUnwindSafe(|| cluster.run()));
     let failure = result.err().map(|panic| reason(&*panic));
     // What is half done may not be dropped quietly either.
-    let (trace, counts) = (
-        std::mem::take(&mut cluster.trace),
-        std::mem::take(&mut cluster.counts),
-    );
+    let (trace, counts) = (std::mem::take(&mut cluster.trace), cluster.tally());
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(cluster)));
     Outcome {
         trace,

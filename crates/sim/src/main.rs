@@ -90,7 +90,7 @@ fn many(args: &Args) -> ExitCode {
         .into_inner()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     summary(runs, &counts);
-    println!("failures        {failures}");
+    println!("{failures:>12} failures");
     if failures == 0 {
         ExitCode::SUCCESS
     } else {
@@ -99,19 +99,11 @@ fn many(args: &Args) -> ExitCode {
 }
 
 fn summary(runs: u64, counts: &Counts) {
-    println!("seeds           {runs}");
-    println!("virtual time    {} s", counts.virtual_ms / 1000);
-    println!("events          {}", counts.events);
-    println!("messages        {} ({} lost)", counts.messages, counts.lost);
-    println!("states sent     {}", counts.snapshots);
-    println!("log entries     {}", counts.entries);
-    println!("processes       {}", counts.lives);
-    println!(
-        "answers checked {} ({} refusals), {} timeouts",
-        counts.answers, counts.failed, counts.timeouts
-    );
-    println!("watch events    {}", counts.watch_events);
+    println!("{runs:>12} seeds");
+    for (what, count) in counts.lines() {
+        println!("{count:>12} {what}");
+    }
     for (fault, count) in &counts.faults {
-        println!("fault           {count:>8} {fault:?}");
+        println!("{count:>12} faults: {fault:?}");
     }
 }

@@ -17,6 +17,8 @@ pub enum Fault {
     Pause,
     /// A disk takes very long.
     SlowDisk,
+    /// A disk is full, or nearly.
+    FullDisk,
     /// The leader alone, or with a minority.
     Minority,
     /// The network in two halves, or a member alone.
@@ -34,12 +36,13 @@ pub enum Fault {
 }
 
 /// All kinds.
-pub const FAULTS: [Fault; 12] = [
+pub const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::TornWrite,
     Fault::Pause,
     Fault::SlowDisk,
+    Fault::FullDisk,
     Fault::Minority,
     Fault::Split,
     Fault::OneWay,
@@ -106,8 +109,8 @@ impl Plan {
             members: chance.weighted(&[(1, 1), (1, 2), (14, 3), (1, 4), (4, 5)]),
             tick_ms: chance.pick(&[10, 10, 20]),
             rounds: chance.within(1, 3),
-            trouble_ms: chance.within(300, 1500),
-            fault_gap_ms: chance.pick(&[20, 60, 150, 400]),
+            trouble_ms: chance.within(400, 1500),
+            fault_gap_ms: chance.pick(&[40, 100, 200, 400]),
             faults,
             clients: chance.within(2, 6),
             readers: chance.pick(&[0, 2, 8]),

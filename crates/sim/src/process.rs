@@ -14,12 +14,13 @@ use lease::Lessor;
 use machine::Machine;
 use machine::membership::bootstrap_entries;
 use member::{Member, Ticket};
-use mvcc::{Change, Cursor, Head, KvRef, Mvcc, Table, Wait};
+use mvcc::{Change, Cursor, Head, KvRef, Mvcc, Wait};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::raftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
+use proto::storepb::Commit;
 use proto::{etcdserverpb, walpb};
-use store::Store;
+use store::{Store, Tables};
 use types::{KeyRange, LeaseId, MemberId};
 use wal::{Preparer, SnapDir, Wal};
 use watch::{Hub, Identity, Opener};
@@ -34,6 +35,18 @@ pub const MEMBER: &str = "/data/member";
 /// Why a process ends by itself: its disk does not do what it should.
 #[derive(Debug)]
 pub struct Died(pub String);
+
+impl Died {
+    /// Whether the disk was full.
+    pub fn is_full(&self) -> bool {
+        self.0.contains("StorageFull")
+    }
+}
+
+/// A failure that the server lives with if the disk is full: it tries again later.
+pub fn unless_full(result: Result<(), Died>) -> Result<(), Died> {
+    result.or_else(|died| if died.is_full() { Ok(()) } else { Err(died) })
+}
 
 /// Says what failed.
 pub fn died<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Died {
@@ -54,6 +67,14 @@ pub enum Work {
     Apply(Entry),
     /// Go on from a whole state.
     Install(Snapshot),
+}
+
+/// What the hub is told.
+pub enum News {
+    /// These changes are published, up to this revision.
+    Published(i64, Vec<Change>),
+    /// History up to this revision is gone.
+    Compacted(i64),
 }
 
 /// What can wait.
@@ -121,7 +142,9 @@ pub struct Process {
     /// The way to new streams.
     pub opener: Opener,
     /// What the hub has yet to hear.
-    pub feed: VecDeque<(i64, Vec<Change>)>,
+    pub feed: VecDeque<News>,
+    /// Up to where the hub was not fed, because the state was replaced.
+    pub lost: i64,
     /// Who waits for the outcome of a request.
     pub pending: BTreeMap<u64, u64>,
     /// Who waits for a read index.
@@ -186,14 +209,15 @@ impl Process {
         disk.sync_dir(Path::new("/data"))
             .map_err(died("syncing the folder"))?;
         let snaps = SnapDir::open(disk.clone(), &member_dir.join("snap")).map_err(died("snapshots"))?;
-        let (wal, replay, snapshot) = open_log(&disk, start, &snaps)?;
+        let (wal, replay, saved) = open_log(&disk, start, &snaps)?;
+        let snapshot = transfer::metadata(&saved);
         let found = Mirror::found(
             (snapshot.index, snapshot.term),
             &replay.entries,
             replay.hard_state,
         );
 
-        let data = Data::open(&disk, start.plan, snapshot.index)?;
+        let data = Data::open(&disk, start.plan, &saved)?;
         let last = replay.entries.last().map_or(snapshot.index, |entry| entry.index);
         assert!(
             data.applied <= last,
@@ -236,6 +260,7 @@ impl Process {
             opener: hub.opener(),
             hub,
             feed: VecDeque::new(),
+            lost: 0,
             pending: BTreeMap::new(),
             readers: BTreeMap::new(),
             rounds: 0,
@@ -250,74 +275,67 @@ impl Process {
     }
 
     /// Replaces the state by one that has arrived.
-    pub fn install(self, disk: &SimDisk, plan: &Plan, index: u64) -> Result<Process, Died> {
-        let Process { data, hub, .. } = self;
-        let was_primary = data.lessor.lock().is_primary();
-        assert!(!was_primary, "a leader is sent no snapshot");
-        drop(data);
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        transfer::install(&*disk, Path::new(MEMBER), index).map_err(died("installing a state"))?;
-        let data = Data::open(&disk, plan, index)?;
-        assert_eq!(data.applied, index, "the state is that of its entry");
-        let mut hub = hub;
-        hub.overflow(data.mvcc.current());
-        hub.compacted(data.mvcc.compacted());
-        Ok(Process {
-            data,
-            hub,
-            snapshot_index: index,
-            is_dirty: false,
-            chores: VecDeque::new(),
-            feed: VecDeque::new(),
-            ..self
-        })
+    pub fn install(&mut self, disk: &SimDisk, snapshot: &Snapshot) -> Result<(), Died> {
+        let data = &mut self.data;
+        assert!(!data.lessor.lock().is_primary(), "a leader is sent no snapshot");
+        let index = transfer::metadata(snapshot).index;
+        let (commit, tables) = transfer::load(disk, snapshot, &data.store, &data.mvcc)?;
+        assert_eq!(commit.applied_index, index, "the state is that of its entry");
+        let (revision, compacted) = (commit.revision, commit.compact_revision);
+        *data = Data::revive(data.store.clone(), data.mvcc.clone(), commit, tables)?;
+        transfer::clear(disk, index)?;
+        self.lost = self.lost.max(revision);
+        self.feed.push_back(News::Compacted(compacted));
+        self.snapshot_index = index;
+        Ok(())
+    }
+
+    /// The compact revision up to which superfluous changes are gone.
+    pub fn compacted(&self) -> i64 {
+        match self.chores.iter().any(|chore| matches!(chore, Chore::Compact(_))) {
+            true => -1,
+            false => self.data.mvcc.compacted(),
+        }
     }
 }
 
 impl Data {
-    /// Opens the store, or puts one into service that is newer: the log begins at entry `index`.
-    fn open(disk: &Arc<dyn Disk>, plan: &Plan, index: u64) -> Result<Data, Died> {
-        let member = Path::new(MEMBER);
-        let kv = member.join("kv");
-        if transfer::has_arrived(&**disk, member, index) {
-            let is_behind = !disk.exists(&kv) || {
-                let open = Store::open(disk.clone(), &kv, store_options(plan, 0));
-                let (_, recovered) = open.map_err(died("opening the store"))?;
-                recovered.commit.applied_index < index
-            };
-            if is_behind {
-                transfer::install(&**disk, member, index).map_err(died("installing a state"))?;
-            }
-        }
-        transfer::clear(&**disk, member, index).map_err(died("clearing old states"))?;
-        let (store, recovered) = Store::open(disk.clone(), kv, store_options(plan, index + 1))
+    /// Opens the store, and brings it up to the snapshot that the log begins with.
+    fn open(disk: &Arc<dyn Disk>, plan: &Plan, snapshot: &Snapshot) -> Result<Data, Died> {
+        let index = transfer::metadata(snapshot).index;
+        let has_arrived = disk.exists(&image::received(&transfer::snap_dir(), index));
+        let options = store_options(plan, if has_arrived { 0 } else { index + 1 });
+        let (store, recovered) = Store::open(disk.clone(), Path::new(MEMBER).join("kv"), options)
             .map_err(died("opening the store"))?;
-        let mvcc = recovered.mvcc;
+        let (mut commit, mut tables) = (recovered.commit, recovered.tables);
+        if commit.applied_index < index {
+            (commit, tables) = transfer::load(&**disk, snapshot, &store, &recovered.mvcc)?;
+        }
+        transfer::clear(&**disk, u64::MAX)?;
+        Data::revive(store, recovered.mvcc, commit, tables)
+    }
+
+    /// Reads back from tables and keys what is kept in memory of them.
+    fn revive(store: Arc<Store>, mvcc: Arc<Mvcc>, commit: Commit, tables: Tables) -> Result<Data, Died> {
         let mut lessor = Lessor::new(lease::Config {
             min_ttl_secs: 1,
             revoke_retry_ms: 1000,
         });
-        let removed = recovered.tables.get(&Table::MembersRemoved).into_iter().flatten();
-        let removed = removed.filter_map(|(key, _)| {
-            let hex = std::str::from_utf8(key).ok()?;
-            u64::from_str_radix(hex, 16).ok().map(MemberId)
-        });
-        let removed = removed.collect();
-        let rows = recovered.tables.into_iter();
+        let rows = tables.into_iter();
         let rows =
             rows.flat_map(|(table, rows)| rows.into_iter().map(move |(key, value)| (table, key, value)));
         let machine = Machine::restore(machine::Config { learners_max: 2 }, &mut lessor, rows)
             .map_err(died("reading the tables"))?;
-        reattach(&mvcc, &mut lessor);
+        reattach(&mvcc, &mut lessor)?;
         Ok(Data {
+            removed: machine.membership().removed().collect(),
             head: Head::new(mvcc.clone()),
             store,
             mvcc,
             machine,
             lessor: Mutex::new(lessor),
-            conf_state: recovered.commit.conf_state.unwrap_or_default(),
-            applied: recovered.commit.applied_index,
-            removed,
+            conf_state: commit.conf_state.unwrap_or_default(),
+            applied: commit.applied_index,
         })
     }
 }
@@ -349,7 +367,7 @@ fn open_log(
     disk: &Arc<dyn Disk>,
     start: &Start<'_>,
     snaps: &SnapDir,
-) -> Result<(Wal, wal::Replay, SnapshotMetadata), Died> {
+) -> Result<(Wal, wal::Replay, Snapshot), Died> {
     let dir: PathBuf = Path::new(MEMBER).join("wal");
     let options = wal::Options {
         segment_bytes: start.plan.wal_segment_bytes,
@@ -365,8 +383,8 @@ fn open_log(
     }
     let valid = Wal::snapshots(&**disk, &dir).map_err(died("looking for snapshots"))?;
     let loaded = snaps.load_newest(&valid).map_err(died("reading snapshots"))?;
-    let snapshot = loaded.snapshot.and_then(|snapshot| snapshot.metadata);
-    let snapshot = snapshot.unwrap_or_default();
+    let saved = loaded.snapshot.unwrap_or_default();
+    let snapshot = transfer::metadata(&saved);
     let from = walpb::Snapshot {
         index: snapshot.index,
         term: snapshot.term,
@@ -384,20 +402,21 @@ fn open_log(
         wal.append(&replay.entries, Some(&replay.hard_state));
         wal.sync().map_err(died("writing the first entries"))?;
     }
-    Ok((wal, replay, snapshot))
+    Ok((wal, replay, saved))
 }
 
 /// Gives leases their keys back: every stored key names its lease.
-fn reattach(mvcc: &Arc<Mvcc>, lessor: &mut Lessor) {
+fn reattach(mvcc: &Arc<Mvcc>, lessor: &mut Lessor) -> Result<(), Died> {
     let view = mvcc.view();
     let mut cursor = Cursor::default();
     while !cursor.is_done() {
         let chunk = view.chunk(&KeyRange::All, false, &mut cursor, 100, Wait::Yes);
-        for kv in chunk.expect("what is stored can be read") {
+        for kv in chunk.map_err(died("reading keys with leases"))? {
             let kv = KvRef::parse(&kv).expect("what is stored are key-value pairs");
             if kv.lease != 0 {
                 machine::attach(lessor, kv.key(), LeaseId(kv.lease));
             }
         }
     }
+    Ok(())
 }

@@ -1,122 +1,95 @@
 //! The whole state on its way to a follower that is too far behind, and its arrival.
 //!
-//! ```text
-//!   kv             the store in service
-//!   arriving       a state that is being written
-//!   incoming-<i>   a whole state as of entry i, complete and synced before raft hears of it
-//!   kv.old         the store that was in service, on its way out
-//! ```
-//! A state goes into service when raft says so, or at a start that finds it newer than the store. The
-//! exchange is two renames, each synced: whatever a crash leaves, one of the two stores is whole.
+//! It is the file of bbolt that ships ([`image`]), made of the sender's store, put down beside the
+//! receiver's snapshots and loaded into its store. Only the connection is another: the pieces are kept in
+//! memory until they arrive, whole or not at all.
 
-use std::io;
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use bytes::Bytes;
 use env::Disk;
-use mvcc::{Batch, Change, KvFields};
+use image::{Export, Place, v2store};
+use mvcc::Mvcc;
+use proto::raftpb::{Snapshot, SnapshotMetadata};
 use proto::storepb::Commit;
 use store::{Store, Tables};
 
+use crate::process::{Died, MEMBER, died};
+
 /// The whole state as of one entry.
 pub struct Image {
-    /// Which entry.
-    pub commit: Commit,
-    tables: Tables,
-    changes: Vec<Change>,
+    /// Which entry, and its members.
+    pub snapshot: Snapshot,
+    pieces: Vec<Bytes>,
 }
 
-/// Why a state can not be taken or put down, in words.
-pub type TransferError = String;
-
-fn because<E: std::fmt::Debug>(error: E) -> TransferError {
-    format!("{error:?}")
+/// The folder of snapshot files.
+pub fn snap_dir() -> PathBuf {
+    Path::new(MEMBER).join("snap")
 }
 
-/// Reads a store's state.
-pub fn take(store: &Store) -> Result<Image, TransferError> {
-    let snapshot = store.snapshot().map_err(because)?;
-    let changes = snapshot.changes().collect::<Result<_, _>>();
-    Ok(Image {
-        commit: snapshot.commit().clone(),
-        tables: snapshot.tables().clone(),
-        changes: changes.map_err(because)?,
-    })
+/// Where in the log a snapshot is.
+pub fn metadata(snapshot: &Snapshot) -> SnapshotMetadata {
+    snapshot.metadata.clone().unwrap_or_default()
 }
 
-/// Puts a state down beside the store, durably.
-pub fn receive(
-    disk: &Arc<dyn Disk>,
-    member: &Path,
-    image: &Image,
-    options: store::Options,
-) -> Result<(), TransferError> {
-    let (dir, done) = (
-        member.join("arriving"),
-        incoming(member, image.commit.applied_index),
-    );
-    if disk.exists(&done) {
-        return Ok(());
-    }
-    if disk.exists(&dir) {
-        disk.remove_dir_all(&dir).map_err(because)?;
-        disk.sync_dir(member).map_err(because)?;
-    }
-    let (store, _) = Store::open(disk.clone(), &dir, options).map_err(because)?;
-    let mut batch = Batch::default();
-    for change in &image.changes {
-        let kv = KvFields::parse(&change.kv).map_err(because)?;
-        match change.tombstone {
-            true => batch.tombstone(change.rev, kv.key),
-            false => batch.put(change.rev, &kv),
-        }
-    }
-    for (table, rows) in &image.tables {
-        for (key, value) in rows {
-            batch.table(image.commit.revision, *table, key, Some(value));
-        }
-    }
-    store.append(batch.seal(image.commit.clone()));
-    store.close().map_err(because)?;
-    drop(store);
-    disk.rename(&dir, &done).map_err(because)?;
-    disk.sync_dir(member).map_err(because)
+/// Reads a store's state. `finished`: the compact revision that is carried out.
+pub fn take(store: &Store, finished: i64) -> Result<Image, Died> {
+    let snapshot = store.snapshot().map_err(died("freezing the store"))?;
+    let commit = snapshot.commit();
+    let metadata = SnapshotMetadata {
+        conf_state: commit.conf_state.clone(),
+        index: commit.applied_index,
+        term: commit.term,
+    };
+    let members = v2store::of_tables(snapshot.tables()).map_err(died("listing the members"))?;
+    let mut pieces = Vec::new();
+    let written = Export::new(snapshot, finished).write(|piece| {
+        pieces.push(piece);
+        true
+    });
+    written.map_err(died("reading a state"))?;
+    let snapshot = Snapshot {
+        data: Some(members.into()),
+        metadata: Some(metadata),
+    };
+    Ok(Image { snapshot, pieces })
 }
 
-/// Puts the state as of entry `index` into service; the store must be closed.
-pub fn install(disk: &dyn Disk, member: &Path, index: u64) -> io::Result<()> {
-    let (kv, old) = (member.join("kv"), member.join("kv.old"));
-    if disk.exists(&old) {
-        disk.remove_dir_all(&old)?;
-        disk.sync_dir(member)?;
-    }
-    if disk.exists(&kv) {
-        disk.rename(&kv, &old)?;
-        disk.sync_dir(member)?;
-    }
-    disk.rename(&incoming(member, index), &kv)?;
-    disk.sync_dir(member)?;
-    clear(disk, member, index)
+/// Puts a state down beside the snapshots, durably.
+pub fn receive(disk: &dyn Disk, image: &Image) -> Result<(), Died> {
+    let file = image::received(&snap_dir(), metadata(&image.snapshot).index);
+    let pieces: Vec<IoSlice<'_>> = image.pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    env::replace_file(disk, &file, &pieces).map_err(died("receiving a state"))
 }
 
-/// Whether the state as of entry `index` has arrived.
-pub fn has_arrived(disk: &dyn Disk, member: &Path, index: u64) -> bool {
-    disk.exists(&incoming(member, index))
+/// Loads the state of a snapshot that has arrived into the store.
+pub fn load(
+    disk: &dyn Disk,
+    snapshot: &Snapshot,
+    store: &Store,
+    mvcc: &Mvcc,
+) -> Result<(Commit, Tables), Died> {
+    let SnapshotMetadata {
+        conf_state,
+        index,
+        term,
+    } = metadata(snapshot);
+    let place = Place {
+        index: Some(index),
+        term: Some(term),
+        conf_state,
+        v2_members: v2store::members(snapshot.data.as_deref().unwrap_or_default()),
+    };
+    let file = image::received(&snap_dir(), index);
+    let loaded = image::load(disk, &file, &place, store).map_err(died("loading a state"))?;
+    let commit = loaded.commit().clone();
+    let tables = loaded.adopt(mvcc).map_err(died("adopting a state"))?;
+    Ok((commit, tables))
 }
 
-/// Removes what is of no use to a member that is at entry `index`.
-pub fn clear(disk: &dyn Disk, member: &Path, index: u64) -> io::Result<()> {
-    for name in disk.list(member)? {
-        let arrived = name
-            .strip_prefix("incoming-")
-            .and_then(|index| index.parse().ok());
-        if name == "kv.old" || arrived.is_some_and(|arrived: u64| arrived <= index) {
-            disk.remove_dir_all(&member.join(name))?;
-        }
-    }
-    disk.sync_dir(member)
-}
-
-fn incoming(member: &Path, index: u64) -> PathBuf {
-    member.join(format!("incoming-{index}"))
+/// Removes the states up to entry `upto`: they are installed, or were overtaken.
+pub fn clear(disk: &dyn Disk, upto: u64) -> Result<(), Died> {
+    image::remove_received(disk, &snap_dir(), upto).map_err(died("removing installed states"))
 }

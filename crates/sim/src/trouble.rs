@@ -1,7 +1,5 @@
 //! Trouble: what goes wrong, when it ends, and the quiet after it, in which everything has to be well.
 
-use std::collections::BTreeMap;
-
 use env::sim::Keep;
 use machine::{MemberChange, Membership};
 use member::Input;
@@ -9,74 +7,12 @@ use types::MemberId;
 
 use crate::clients::Request;
 use crate::cluster::{Cluster, Event, Task};
+use crate::counts::{Counts, THIN};
 use crate::plan::Fault;
 use crate::process::description;
 
 /// Members at most, those included that were removed.
 const HOSTS_MAX: u64 = 8;
-
-/// How often something happened.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Events.
-    pub events: u64,
-    /// Messages sent, and those of them that were lost.
-    pub messages: u64,
-    /// Messages lost.
-    pub lost: u64,
-    /// Whole states sent.
-    pub snapshots: u64,
-    /// Faults by kind.
-    pub faults: BTreeMap<Fault, u64>,
-    /// Requests that failed.
-    pub failed: u64,
-    /// Requests that were not answered in time.
-    pub timeouts: u64,
-    /// Answers checked.
-    pub answers: u64,
-    /// Watch events checked.
-    pub watch_events: u64,
-    /// Log entries committed.
-    pub entries: u64,
-    /// Processes started.
-    pub lives: u64,
-    /// Virtual time in milliseconds.
-    pub virtual_ms: u64,
-}
-
-impl Counts {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Counts) {
-        let Counts {
-            events,
-            messages,
-            lost,
-            snapshots,
-            faults,
-            failed,
-            timeouts,
-            answers,
-            watch_events,
-            entries,
-            lives,
-            virtual_ms,
-        } = other;
-        self.events += events;
-        self.messages += messages;
-        self.lost += lost;
-        self.snapshots += snapshots;
-        for (fault, count) in faults {
-            *self.faults.entry(*fault).or_default() += count;
-        }
-        self.failed += failed;
-        self.timeouts += timeouts;
-        self.answers += answers;
-        self.watch_events += watch_events;
-        self.entries += entries;
-        self.lives += lives;
-        self.virtual_ms += virtual_ms;
-    }
-}
 
 /// Trouble that ends.
 pub enum End {
@@ -84,6 +20,8 @@ pub enum End {
     Restart(u64),
     /// A process goes on.
     Resume(u64),
+    /// There is room on a disk.
+    Full(u64),
     /// Links work again.
     Links(Vec<(u64, u64)>),
 }
@@ -104,16 +42,39 @@ impl Cluster {
             self.heal();
             self.become_quiet();
         }
+        if self.chance.one_in(8) {
+            self.outlive_leases();
+        }
         self.note("all lose power", 0, [0; 3]);
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lose_power(id));
         self.heal();
         self.become_quiet();
-        self.counts.answers = self.clients.answers;
-        self.counts.watch_events = self.clients.events();
-        self.counts.entries = self.log.committed().len() as u64;
-        self.counts.lives = self.hosts.values().map(|host| host.lives).sum();
-        self.counts.virtual_ms = self.now / 1000;
+    }
+
+    /// Nobody renews leases any more, so they run out, with their keys, everywhere.
+    fn outlive_leases(&mut self) {
+        let patience = self.now + 10_000_000;
+        while self.model.leases().next().is_some() {
+            assert!(self.now < patience, "a lease does not run out");
+            self.run_until(self.now + 100_000);
+        }
+        self.become_quiet();
+    }
+
+    /// What the run has covered, however it ended.
+    pub fn tally(&mut self) -> Counts {
+        let mut counts = std::mem::take(&mut self.counts);
+        counts.virtual_ms = self.now / 1000;
+        counts.lives = self.hosts.values().map(|host| host.lives).sum();
+        counts.elections = self.log.elections();
+        counts.entries = self.log.committed().len() as u64;
+        counts.conf_changes = self.log.configurations();
+        counts.compactions = self.model.compactions.len() as u64;
+        counts.expired = self.clients.promises.ended();
+        counts.watch_events = self.clients.events();
+        counts.thin = u64::from(counts.written < THIN);
+        counts
     }
 
     /// One fault, and the time of the next.
@@ -131,7 +92,11 @@ impl Cluster {
         };
         *self.counts.faults.entry(fault).or_default() += 1;
         let election_us = 10 * self.plan.tick_ms * 1000;
-        let lasts = self.chance.within(1_000, 4 * election_us);
+        let lasts = match (fault, self.chance.one_in(2)) {
+            // Short enough not to be noticed, mostly.
+            (fault, true) if fault != Fault::Pause => self.chance.within(1_000, election_us / 2),
+            _ => self.chance.within(1_000, 4 * election_us),
+        };
         match fault {
             Fault::Kill => {
                 self.note("is killed", id, [0; 3]);
@@ -164,6 +129,13 @@ impl Cluster {
                 self.note("stands still", id, [lasts, 0, 0]);
                 self.host(id).paused.get_or_insert_default();
                 self.after(lasts, Event::End(End::Resume(id)));
+            }
+            Fault::FullDisk => {
+                let room = self.chance.below(16 << 10);
+                self.note("has room left", id, [room, 0, 0]);
+                let disk = &self.host(id).disk;
+                disk.set_capacity(Some(disk.used() + room));
+                self.after(lasts, Event::End(End::Full(id)));
             }
             Fault::SlowDisk => self.host(id).slow_until = self.now + lasts,
             Fault::Minority | Fault::Split | Fault::OneWay | Fault::SlowLink => {
@@ -228,6 +200,7 @@ impl Cluster {
         match end {
             End::Restart(id) => self.start(id),
             End::Resume(id) => self.resume(id),
+            End::Full(id) => self.host(id).disk.set_capacity(None),
             End::Links(links) => {
                 for link in links {
                     self.network.cuts.remove(&link);
@@ -246,6 +219,7 @@ impl Cluster {
             _ => Keep::Subset(self.chance.number()),
         };
         self.note("loses power", id, [0; 3]);
+        self.counts.power_losses += 1;
         self.kill(id);
         let host = self.host(id);
         host.disk = host.disk.after_crash(keep);
@@ -313,6 +287,7 @@ impl Cluster {
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         for id in ids {
             self.host(id).slow_until = 0;
+            self.host(id).disk.set_capacity(None);
             self.resume(id);
             self.start(id);
         }
@@ -387,6 +362,7 @@ impl Cluster {
     /// Compares what the members hold with each other and with the model.
     fn check_equal(&mut self) {
         self.history.check(&self.model);
+        self.counts.rests += 1;
         let mut first: Option<(u64, mvcc::HashKv, store::Tables)> = None;
         for id in self.members() {
             let Some(process) = &self.hosts[&id].process else {

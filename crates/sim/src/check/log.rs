@@ -161,6 +161,16 @@ impl LogCheck {
         }
     }
 
+    /// How many leaders there were.
+    pub fn elections(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    /// How many configurations there were.
+    pub fn configurations(&self) -> u64 {
+        self.confs.len() as u64
+    }
+
     /// The committed entries so far.
     pub fn committed(&self) -> &[Entry] {
         &self.committed

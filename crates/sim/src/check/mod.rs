@@ -4,6 +4,7 @@
 //! catches both.
 
 pub mod history;
+pub mod lease;
 pub mod log;
 pub mod model;
 pub mod watch;

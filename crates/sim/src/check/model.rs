@@ -61,6 +61,8 @@ pub struct Model {
     /// Every change in order: revision and key.
     changes: Vec<(i64, Vec<u8>)>,
     leases: BTreeMap<i64, i64>,
+    /// Leases that have ended, and the entry that ended each.
+    ended: BTreeMap<i64, u64>,
     /// Main revision.
     pub revision: i64,
     /// Compact revision.
@@ -79,6 +81,7 @@ impl Default for Model {
             keys: BTreeMap::new(),
             changes: Vec::new(),
             leases: BTreeMap::new(),
+            ended: BTreeMap::new(),
             revision: 1,
             compacted: -1,
             compactions: BTreeSet::new(),
@@ -89,9 +92,10 @@ impl Default for Model {
 }
 
 impl Model {
-    /// Takes the next committed entry.
-    pub fn apply(&mut self, entry: &Entry) {
+    /// Takes the next committed entry. Returns the request in it, if there is one and it is carried out.
+    pub fn apply(&mut self, entry: &Entry) -> Option<u64> {
         let data = entry.data.as_deref().unwrap_or_default();
+        let mut carried_out = None;
         let said = match entry.r#type == 0 && !data.is_empty() {
             true => {
                 let request = InternalRaftRequest::decode(data).expect("only requests are proposed");
@@ -102,7 +106,9 @@ impl Model {
                     "request {id} is in the log at {twice:?} and {}",
                     entry.index
                 );
-                self.execute(request)
+                let said = self.execute(entry.index, request);
+                carried_out = (said != Said::Refused).then_some(id);
+                said
             }
             false => Said::Done,
         };
@@ -110,6 +116,7 @@ impl Model {
             said,
             revision: self.revision,
         });
+        carried_out
     }
 
     /// What the entry at an index had to do.
@@ -117,7 +124,7 @@ impl Model {
         self.expected[index as usize - 1]
     }
 
-    fn execute(&mut self, request: InternalRaftRequest) -> Said {
+    fn execute(&mut self, index: u64, request: InternalRaftRequest) -> Said {
         let mut txn = Vec::new();
         let said = match request {
             InternalRaftRequest { put: Some(put), .. } => match self.put(&mut txn, &put) {
@@ -177,6 +184,7 @@ impl Model {
                             .last()
                             .is_some_and(|last| !last.is_end() && last.lease == revoke.id)
                     };
+                    self.ended.insert(revoke.id, index);
                     let keys = self.keys.iter().filter(|(_, versions)| live(versions));
                     txn.extend(keys.map(|(key, _)| (key.clone(), None)));
                     Said::Done
@@ -289,6 +297,11 @@ impl Model {
         let versions = &self.keys[key];
         let at = versions.partition_point(|version| version.revision < revision);
         &versions[at]
+    }
+
+    /// The entry that ended a lease.
+    pub fn end_of(&self, lease: i64) -> Option<u64> {
+        self.ended.get(&lease).copied()
     }
 
     /// The leases.
