@@ -25,6 +25,10 @@ const INFLIGHT_BYTES_MAX: u64 = 64 << 20;
 /// and asked again by their members.
 const EARLY_READS_MAX: usize = 1024;
 
+/// Changes of the configuration a leader keeps until the one before is applied. Each is a person's order, or a
+/// controller's that waits for its answer; more are dropped, and time out.
+const WAITING_CHANGES_MAX: usize = 64;
+
 /// How a participant behaves. Times are in ticks; the driver decides how long a tick is.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -187,6 +191,8 @@ pub struct Consensus {
     reads: Reads,
     /// Read requests that came before the first commit of this leader's term.
     early_reads: Vec<eraftpb::Message>,
+    /// Proposals of configuration changes that wait for the one before to be applied.
+    waiting_changes: VecDeque<eraftpb::Message>,
     /// This member's turns to follow a leader that is gone.
     succession: Option<Succession>,
     /// The leader's call to campaign at once, until the disk allows it.
@@ -245,6 +251,7 @@ impl Consensus {
             commit_seen: 0,
             reads,
             early_reads: Vec::new(),
+            waiting_changes: VecDeque::new(),
             succession: None,
             timeout_now: None,
             throttled: BTreeSet::new(),
@@ -295,7 +302,11 @@ impl Consensus {
                 self.timeout_now = Some(message);
                 return Ok(());
             }
-            MessageType::MsgProp | MessageType::MsgTransferLeader => message.term = 0,
+            MessageType::MsgTransferLeader => message.term = 0,
+            MessageType::MsgProp => {
+                message.term = 0;
+                return self.propose_message(message).map_err(|_| StepError::Dropped);
+            }
             MessageType::MsgReadIndex => {
                 message.term = 0;
                 if self.is_leader() {
@@ -351,8 +362,8 @@ impl Consensus {
         self.propose_entries(batch)
     }
 
-    /// Proposes a configuration change. While another one waits to be applied, the leader appends an
-    /// empty entry instead.
+    /// Proposes a configuration change. While another one waits to be applied, or a new leader's log that may
+    /// hold one, the leader keeps it back.
     pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), ProposeError> {
         self.can_propose()?;
         let entry = wire::entry_in(change.to_entry()).expect("its type is known");
@@ -672,14 +683,38 @@ impl Consensus {
         if entries.is_empty() {
             return Ok(());
         }
-        let result = self.node.raft.step(eraftpb::Message {
+        let proposed = self.propose_message(eraftpb::Message {
             msg_type: eraftpb::MessageType::MsgPropose,
             from: self.config.id.0,
             entries: entries.into(),
             ..Default::default()
         });
+        proposed.map_err(|_| ProposeError::NoLeader)
+    }
+
+    /// Gives a proposal to the engine, or keeps it: for a change that comes too early the engine would append
+    /// an empty entry, and who waits for the change would never hear of it.
+    fn propose_message(&mut self, proposal: eraftpb::Message) -> raft::Result<()> {
+        let is_change = proposal.entries.len() == 1 && wire::is_conf_change(&proposal.entries[0]);
+        let is_early = self.is_leader() && self.node.raft.has_pending_conf();
+        if is_change && is_early && self.waiting_changes.len() < WAITING_CHANGES_MAX {
+            self.waiting_changes.push_back(proposal);
+            return Ok(());
+        }
+        let result = self.node.raft.step(proposal);
         self.settle();
-        result.map_err(|_| ProposeError::NoLeader)
+        result
+    }
+
+    /// Gives the next change to the engine that has waited for the one before.
+    fn serve_waiting_change(&mut self) {
+        let raft = &self.node.raft;
+        if raft.has_pending_conf() || raft.lead_transferee.is_some() {
+            return;
+        }
+        if let Some(proposal) = self.waiting_changes.pop_front() {
+            let _ = self.node.raft.step(proposal);
+        }
     }
 
     /// Gives a read request to the engine, or keeps it until the engine would take it.
@@ -709,6 +744,7 @@ impl Consensus {
             self.due.leadership = Some(now);
             self.reads.clear();
             self.early_reads.clear();
+            self.waiting_changes.clear();
             self.timeout_now = None;
             if now.leader.is_some() {
                 self.succession = None;
@@ -723,6 +759,7 @@ impl Consensus {
             .set_randomized_election_timeout(self.election_timeout);
         if now.role == Role::Leader {
             self.serve_early_reads();
+            self.serve_waiting_change();
             self.throttle();
         }
         self.node.store().refill_burst();
