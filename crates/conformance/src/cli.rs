@@ -260,7 +260,7 @@ fn masked(line: &str, names: &Names) -> String {
         // One id in sixteen is shorter than the others, and filled up with zeros, with blanks, or not at all.
         line = line
             .replace(&format!("{id:016x}"), &name)
-            .replace(&format!("{id:16x}"), &name)
+            .replace(&format!(" {id:16x}"), &format!(" {name}"))
             .replace(&format!("{id:x}"), &name)
             .replace(&id.to_string(), &name);
     }
@@ -318,10 +318,9 @@ mod tests {
             masked("lease 0000000077777777 granted", &names),
             "lease L1 granted"
         );
-        assert_eq!(
-            masked("Member         12345678 updated", &names),
-            "Member M1 updated"
-        );
+        for padded in ["Member         12345678 updated", "Member 12345678 updated"] {
+            assert_eq!(masked(padded, &names), "Member M1 updated");
+        }
         assert_eq!(
             masked("│ 12345678 │ 3.5.30 │ 20 kB │ true │ 7 │", &names),
             "│ M1 │ 3.5.30 │ + │ true │ + │"
