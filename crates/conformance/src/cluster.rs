@@ -1,8 +1,9 @@
 //! A cluster of processes, each the real etcd or ours, and what can be done to it.
 //!
 //! Members go by their numbers, in the order they were added; number 0 is called `m1`. They speak to each other
-//! through [`Links`], where the network can be cut.
+//! through a [`Network`], which can be cut.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,12 +15,13 @@ use tokio::time::{sleep, timeout};
 use tonic::{Response, Status};
 
 use crate::http;
-use crate::links::{Line, Links};
+use crate::links::Line;
 use crate::load::channel;
-use crate::server::{Place, Ports, Server};
+use crate::network::Network;
+use crate::server::{Place, Server};
 
 /// How long the cluster may take to get where a trial wants it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How often to look whether it is there.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,7 +33,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Member>,
-    links: Links,
+    network: Network,
     flags: Vec<String>,
 }
 
@@ -45,17 +47,17 @@ struct Member {
 
 impl Cluster {
     /// Starts a new cluster of these programs.
-    pub async fn start(programs: &[&Path], flags: &[String]) -> Result<Self, String> {
-        Links::possible()?;
-        let places: Vec<_> = programs.iter().map(|_| (Ports::free(), Ports::next())).collect();
+    pub async fn start(mut network: Network, programs: &[&Path], flags: &[String]) -> Result<Self, String> {
+        let places: Result<Vec<_>, _> = (0..programs.len()).map(|number| network.place(number)).collect();
+        let places = places?;
         let all: Vec<_> = places
             .iter()
             .enumerate()
-            .map(|(number, (_, advertised))| entry(&name(number), *advertised))
+            .map(|(number, (ports, advertised))| entry(&name(number), ports.at(*advertised)))
             .collect();
         let mut cluster = Self {
             members: Vec::new(),
-            links: Links::default(),
+            network,
             flags: flags.to_vec(),
         };
         for (number, (program, (ports, advertised))) in programs.iter().zip(places).enumerate() {
@@ -111,15 +113,15 @@ impl Cluster {
             .collect()
     }
 
-    /// The ports for clients of the running members.
-    pub fn client_ports(&self) -> Vec<u16> {
+    /// The addresses for clients of the running members.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         let running = self.running().into_iter();
-        running.map(|number| self.port(number)).collect()
+        running.map(|number| self.address(number)).collect()
     }
 
-    /// A member's port for clients.
-    pub fn port(&self, number: usize) -> u16 {
-        self.server(number).ports.client
+    /// A member's address for clients.
+    pub fn address(&self, number: usize) -> SocketAddr {
+        self.server(number).address()
     }
 
     /// A member's id.
@@ -132,7 +134,7 @@ impl Cluster {
         server.spawn()?;
         let pid = server.pid().ok_or("the process is gone")?;
         let (advertised, behind) = (server.advertised(), server.ports.peer);
-        self.links.open(number, pid, advertised, behind).await
+        self.network.open(number, pid, advertised, behind).await
     }
 
     async fn ready(&mut self, number: usize) -> Result<(), String> {
@@ -153,7 +155,7 @@ impl Cluster {
     pub async fn stop(&mut self, number: usize) -> Result<(), String> {
         self.members[number].answers = false;
         let stopped = self.members[number].server.stop().await;
-        self.links.close(number);
+        self.network.close(number);
         stopped.map(drop)
     }
 
@@ -161,7 +163,7 @@ impl Cluster {
     pub fn kill(&mut self, number: usize) {
         self.members[number].answers = false;
         self.members[number].server.kill();
-        self.links.close(number);
+        self.network.close(number);
     }
 
     /// Stops a member with SIGSTOP: it keeps its connections and says nothing.
@@ -177,36 +179,33 @@ impl Cluster {
     }
 
     /// Cuts the direction from one member to another.
-    pub fn cut(&self, from: usize, to: usize) {
-        let line = Line {
-            cut: true,
-            ..Line::default()
-        };
-        self.links.set(from, to, line);
+    pub fn cut(&mut self, from: usize, to: usize) -> Result<(), String> {
+        self.network.set(from, to, Line::CUT)
     }
 
     /// Slows the direction from one member to another down.
-    pub fn delay(&self, from: usize, to: usize, delay: Duration) {
+    pub fn delay(&mut self, from: usize, to: usize, delay: Duration) -> Result<(), String> {
         let line = Line { cut: false, delay };
-        self.links.set(from, to, line);
+        self.network.set(from, to, line)
     }
 
-    /// Cuts a member off from all others.
-    pub fn isolate(&self, number: usize) {
-        for other in (0..self.len()).filter(|other| *other != number) {
-            self.cut(number, other);
-            self.cut(other, number);
+    /// Pulls a member's cable: neither members nor clients reach it.
+    pub fn unplug(&mut self, number: usize) -> Result<(), String> {
+        self.members[number].answers = false;
+        self.network.unplug(number)
+    }
+
+    /// Makes the network whole; what was unplugged answers again.
+    pub fn heal(&mut self) -> Result<(), String> {
+        for number in self.network.heal()? {
+            self.members[number].answers = true;
         }
-    }
-
-    /// Makes the network whole.
-    pub fn heal(&self) {
-        self.links.heal();
+        Ok(())
     }
 
     /// What a member says of itself.
     pub async fn status(&self, number: usize) -> Result<StatusResponse, Status> {
-        let mut client = MaintenanceClient::new(channel(self.port(number)));
+        let mut client = MaintenanceClient::new(channel(self.address(number)));
         within(client.status(StatusRequest {})).await
     }
 
@@ -252,7 +251,7 @@ impl Cluster {
             let request = MoveLeaderRequest {
                 target_id: self.id(number),
             };
-            let mut client = MaintenanceClient::new(channel(self.port(leader)));
+            let mut client = MaintenanceClient::new(channel(self.address(leader)));
             let moved = within(client.move_leader(request)).await;
             Err(moved.err().map_or("not yet".into(), |status| status.to_string()))
         })
@@ -262,13 +261,14 @@ impl Cluster {
     /// Adds a member and starts it. A cluster that has just been hurt refuses for a while.
     pub async fn add(&mut self, program: &Path, learner: bool) -> Result<usize, String> {
         let number = self.len();
+        let (ports, advertised) = self.network.place(number)?;
         let place = Place {
             name: name(number),
-            advertised: Ports::next(),
+            advertised,
             cluster: String::new(),
             joins: true,
         };
-        self.push(Server::prepared(program, &self.flags, Ports::free(), place)?);
+        self.push(Server::prepared(program, &self.flags, ports, place)?);
         self.join(number, learner).await?;
         Ok(number)
     }
@@ -305,7 +305,7 @@ impl Cluster {
                     .members
                     .iter()
                     .find(|other| member.peer_ur_ls == [other.server.peer_url()]);
-                known.map(|other| entry(other.server.name(), other.server.advertised()))
+                known.map(|other| format!("{}={}", other.server.name(), other.server.peer_url()))
             })
             .collect();
         let place = Place {
@@ -329,7 +329,7 @@ impl Cluster {
         .await?;
         if running {
             self.members[number].server.gone().await?;
-            self.links.close(number);
+            self.network.close(number);
         }
         Ok(())
     }
@@ -358,7 +358,7 @@ impl Cluster {
         let turn = AtomicUsize::new(0);
         eventually(what, async || {
             let at = running[turn.fetch_add(1, Ordering::Relaxed) % running.len()];
-            let mut client = ClusterClient::new(channel(self.port(at)));
+            let mut client = ClusterClient::new(channel(self.address(at)));
             match within(call(&mut client)).await {
                 Ok(response) => Ok(Some(response)),
                 Err(status) if status.message().contains(done) => Ok(None),
@@ -372,7 +372,7 @@ impl Cluster {
     pub async fn member_list(&self) -> Result<Vec<proto::etcdserverpb::Member>, String> {
         eventually("the members are listed", async || {
             let leader = self.leader().await?;
-            let mut client = ClusterClient::new(channel(self.port(leader)));
+            let mut client = ClusterClient::new(channel(self.address(leader)));
             let request = MemberListRequest { linearizable: true };
             let list = within(client.member_list(request)).await;
             list.map(|list| list.members).map_err(|status| status.to_string())
@@ -423,7 +423,7 @@ impl Cluster {
 
     /// A member's revision, with the hash and the compacted revision at `revision`, or at its own if that is 0.
     async fn hash(&self, number: usize, revision: i64) -> Result<(i64, u32, i64), String> {
-        let mut client = MaintenanceClient::new(channel(self.port(number)));
+        let mut client = MaintenanceClient::new(channel(self.address(number)));
         let response = within(client.hash_kv(HashKvRequest { revision })).await;
         let response = response.map_err(|status| format!("m{}: {status}", number + 1))?;
         let current = response.header.unwrap_or_default().revision;
@@ -432,8 +432,8 @@ impl Cluster {
 
     /// How many snapshots a member has received since it was started.
     pub async fn snapshots_received(&self, number: usize) -> Result<u64, String> {
-        let port = self.server(number).ports.metrics;
-        let response = http::request(port, "GET", "/metrics", "").await;
+        let ports = self.server(number).ports;
+        let response = http::request(ports.at(ports.metrics), "GET", "/metrics", "").await;
         let body = response.map_err(|e| e.to_string())?.body;
         let text = String::from_utf8_lossy(&body);
         let samples = text
@@ -449,8 +449,8 @@ fn name(number: usize) -> String {
 }
 
 /// A member in the flag `--initial-cluster`.
-fn entry(name: &str, advertised: u16) -> String {
-    format!("{name}=http://127.0.0.1:{advertised}")
+fn entry(name: &str, advertised: SocketAddr) -> String {
+    format!("{name}=http://{advertised}")
 }
 
 /// A call's answer, or the lack of one.

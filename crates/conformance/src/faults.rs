@@ -11,7 +11,10 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
 use crate::cluster::{Cluster, eventually};
+use crate::harness;
 use crate::load::{Load, Report};
+use crate::network::Network;
+use crate::spaces::Spaces;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +29,14 @@ pub enum Fault {
     FreezeFollower,
     /// The leader hangs for a while; it wakes up in the belief that it leads.
     FreezeLeader,
-    /// A follower is cut off.
+    /// A follower is cut off from the other members.
     IsolateFollower,
-    /// The leader is cut off, with the clients that speak to it.
+    /// The leader is cut off from the other members, not from its clients.
     IsolateLeader,
+    /// A follower's cable is pulled: nobody reaches it.
+    UnplugFollower,
+    /// The leader's cable is pulled.
+    UnplugLeader,
     /// A follower is heard by nobody.
     MuteFollower,
     /// A follower hears nobody; it must not disturb the others.
@@ -51,7 +58,7 @@ pub enum Fault {
 }
 
 /// All faults.
-pub const FAULTS: [Fault; 16] = [
+pub const FAULTS: [Fault; 18] = [
     Fault::KillFollower,
     Fault::KillLeader,
     Fault::RestartLeader,
@@ -59,6 +66,8 @@ pub const FAULTS: [Fault; 16] = [
     Fault::FreezeLeader,
     Fault::IsolateFollower,
     Fault::IsolateLeader,
+    Fault::UnplugFollower,
+    Fault::UnplugLeader,
     Fault::MuteFollower,
     Fault::DeafFollower,
     Fault::MuteLeader,
@@ -69,6 +78,35 @@ pub const FAULTS: [Fault; 16] = [
     Fault::Replace,
     Fault::Learner,
 ];
+
+/// Faults of a short life: one of each kind.
+pub const FEW: [Fault; 5] = [
+    Fault::KillLeader,
+    Fault::FreezeFollower,
+    Fault::IsolateLeader,
+    Fault::DeafFollower,
+    Fault::RestartLeader,
+];
+
+/// What the members are connected by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wires {
+    /// See [`crate::links`].
+    Relays,
+    /// See [`crate::spaces`].
+    Spaces,
+}
+
+impl Wires {
+    /// Whether a fault can happen there.
+    pub fn allow(self, fault: Fault) -> bool {
+        match fault {
+            Fault::UnplugFollower | Fault::UnplugLeader => self == Wires::Spaces,
+            Fault::SlowFollower => self == Wires::Relays,
+            _ => true,
+        }
+    }
+}
 
 /// Entries between two snapshots, and those the log keeps behind one; both few, so that a member that was away for a
 /// moment needs a snapshot.
@@ -93,9 +131,24 @@ pub fn flags() -> Vec<String> {
 }
 
 /// Leads three members of these programs through `faults`.
-pub async fn life(programs: [&Path; 3], faults: &[Fault], seed: u64) -> Result<Report, String> {
-    let cluster = Cluster::start(&programs, &flags()).await?;
-    let load = Load::start(&cluster.client_ports(), seed);
+pub fn life(wires: Wires, programs: [&Path; 3], faults: &[Fault], seed: u64) -> Result<Report, String> {
+    match wires {
+        Wires::Relays => harness::runtime()?.block_on(life_on(Network::relayed()?, programs, faults, seed)),
+        Wires::Spaces => Spaces::with(|spaces| {
+            let life = life_on(Network::Spaces(spaces), programs, faults, seed);
+            harness::runtime()?.block_on(life)
+        }),
+    }
+}
+
+async fn life_on(
+    network: Network,
+    programs: [&Path; 3],
+    faults: &[Fault],
+    seed: u64,
+) -> Result<Report, String> {
+    let cluster = Cluster::start(network, &programs, &flags()).await?;
+    let load = Load::start(&cluster.addresses(), seed);
     let mut life = Life {
         programs: programs.map(Path::to_owned).to_vec(),
         cluster,
@@ -112,15 +165,15 @@ pub async fn life(programs: [&Path; 3], faults: &[Fault], seed: u64) -> Result<R
     Ok(report)
 }
 
-/// Every fault once per round, in an order that depends on the seed.
-pub fn shuffled(rounds: usize, seed: u64) -> Vec<Fault> {
+/// Every fault that can happen once per round, in an order that depends on the seed.
+pub fn shuffled(wires: Wires, rounds: usize, seed: u64) -> Vec<Fault> {
     let mut random = StdRng::seed_from_u64(seed);
     let rounds = (0..rounds).flat_map(|_| {
         let mut round = FAULTS;
         round.shuffle(&mut random);
         round
     });
-    rounds.collect()
+    rounds.filter(|fault| wires.allow(*fault)).collect()
 }
 
 struct Life {
@@ -147,6 +200,8 @@ impl Life {
             Fault::FreezeLeader => self.freeze(leader).await?,
             Fault::IsolateFollower => self.cut(follower, true, true).await?,
             Fault::IsolateLeader => self.cut(leader, true, true).await?,
+            Fault::UnplugFollower => self.unplug(follower).await?,
+            Fault::UnplugLeader => self.unplug(leader).await?,
             Fault::MuteFollower => self.cut(follower, true, false).await?,
             Fault::DeafFollower => self.cut(follower, false, true).await?,
             Fault::MuteLeader => self.cut(leader, true, false).await?,
@@ -154,11 +209,11 @@ impl Life {
             Fault::SlowFollower => {
                 let delay = Duration::from_millis(self.random.random_range(1..50));
                 for other in self.others(follower) {
-                    self.cluster.delay(follower, other, delay);
-                    self.cluster.delay(other, follower, delay);
+                    self.cluster.delay(follower, other, delay)?;
+                    self.cluster.delay(other, follower, delay)?;
                 }
                 self.load.progress(FAULT_WRITES).await?;
-                self.cluster.heal();
+                self.cluster.heal()?;
             }
             Fault::MoveLeader => {
                 for number in self.cluster.running() {
@@ -212,15 +267,20 @@ impl Life {
     async fn cut(&mut self, number: usize, sent: bool, got: bool) -> Result<(), String> {
         for other in self.others(number) {
             if sent {
-                self.cluster.cut(number, other);
+                self.cluster.cut(number, other)?;
             }
             if got {
-                self.cluster.cut(other, number);
+                self.cluster.cut(other, number)?;
             }
         }
         self.goes_on(number).await?;
-        self.cluster.heal();
-        Ok(())
+        self.cluster.heal()
+    }
+
+    async fn unplug(&mut self, number: usize) -> Result<(), String> {
+        self.cluster.unplug(number)?;
+        self.goes_on(number).await?;
+        self.cluster.heal()
     }
 
     async fn snapshot(&mut self, number: usize) -> Result<(), String> {
@@ -244,8 +304,8 @@ impl Life {
         self.programs.push(program);
         self.load.progress(FAULT_WRITES).await?;
         self.cluster.promote(new).await?;
-        self.load.also(self.cluster.port(new));
-        self.load.without(self.cluster.port(old));
+        self.load.also(self.cluster.address(new));
+        self.load.without(self.cluster.address(old));
         self.load.progress(FAULT_WRITES).await?;
         self.cluster.remove(old).await
     }

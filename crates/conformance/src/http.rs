@@ -1,6 +1,7 @@
 //! The few lines of HTTP/1.1 a test needs: one request on a connection of its own.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,12 +27,12 @@ impl Response {
     }
 }
 
-/// Sends one request to a loopback port and reads the answer to its end.
-pub async fn request(port: u16, method: &str, path: &str, body: &str) -> io::Result<Response> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+/// Sends one request and reads the answer to its end.
+pub async fn request(at: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<Response> {
+    let mut stream = TcpStream::connect(at).await?;
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();

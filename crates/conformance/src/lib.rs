@@ -20,12 +20,13 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Five test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
-//! `etcdutl` at work on our server and its snapshots), `tests/crash.rs` (`kill -9` under load), `tests/discovery.rs` (members that
-//! find each other, see [`discovery`]), `tests/cluster.rs`
-//! (three members, see [`faults`] and [`migration`]; `cargo xtask nightly` is its long form), `tests/divergence.rs`
-//! (a member whose data differs is named). The real etcd comes from `cargo xtask reference`. Without it every trial
-//! counts as ignored and says why; with `CI=true` that fails.
+//! Six test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
+//! `etcdutl` at work on our server and its snapshots), `tests/discovery.rs` (members that find each other, see
+//! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/crash.rs` (`kill -9` under
+//! load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The last two are short by default;
+//! `cargo xtask nightly` is their long form. The real etcd comes from `cargo xtask reference`. Without it every trial
+//! counts as ignored and says why; with `CI=true` that fails. A trial for which the machine itself lacks something
+//! (see [`spaces`]) is ignored anywhere.
 //!
 //! ```text
 //! cargo xtask reference                                            once
@@ -56,8 +57,10 @@ pub mod http;
 pub mod links;
 pub mod load;
 pub mod migration;
+pub mod network;
 pub mod script;
 pub mod server;
 pub mod session;
+pub mod spaces;
 pub mod stream;
 pub mod tools;

@@ -10,7 +10,8 @@
 //!
 //! A dead member's relay does not listen, so that dialling it is refused, as its own port would be.
 //!
-//! There is no need for network namespaces, which a CI runner may not be allowed to make; there is for `/proc`.
+//! There is no need for network namespaces, which not every machine allows (see [`crate::spaces`]); there is for
+//! `/proc`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -34,6 +35,14 @@ pub struct Line {
     pub cut: bool,
     /// Everything takes so long.
     pub delay: Duration,
+}
+
+impl Line {
+    /// Nothing passes.
+    pub const CUT: Self = Self {
+        cut: true,
+        delay: Duration::ZERO,
+    };
 }
 
 /// The relays of a cluster and the lines between its members, which go by their numbers.
@@ -270,12 +279,8 @@ mod tests {
     async fn a_cut_line_keeps_what_it_was_given_until_it_is_whole_again() {
         let (links, mut stream) = echo().await;
         assert!(answers(&mut stream, b"before").await);
-        let cut = Line {
-            cut: true,
-            ..Line::default()
-        };
         for (from, to) in [(0, 1), (1, 0)] {
-            links.set(from, to, cut);
+            links.set(from, to, Line::CUT);
             assert!(!answers(&mut stream, b"during").await, "{from} to {to}");
             links.heal();
             let mut late = [0; 6];

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,8 +51,8 @@ const KEYS: usize = 6;
 /// How long a client waits for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How long a client tries one thing again and again. An election takes a second or two, on a busy machine more.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client tries one thing again and again. An election takes a second or two, on a busy machine far more.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A client's pause between two calls: a cluster at work, with time left for everything else on the machine.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -81,8 +82,8 @@ pub struct Report {
 #[derive(Debug)]
 struct Shared {
     begin: Instant,
-    /// The members' ports for clients.
-    ports: Mutex<Vec<u16>>,
+    /// The members' addresses for clients.
+    members: Mutex<Vec<SocketAddr>>,
     acknowledged: watch::Sender<usize>,
     stopping: watch::Sender<bool>,
     /// Watchers end when they have seen this revision.
@@ -96,10 +97,10 @@ struct Shared {
 
 impl Load {
     /// Starts on a cluster that holds no key of the clients and has its whole history.
-    pub fn start(ports: &[u16], seed: u64) -> Self {
+    pub fn start(members: &[SocketAddr], seed: u64) -> Self {
         let shared = Arc::new(Shared {
             begin: Instant::now(),
-            ports: Mutex::new(ports.to_vec()),
+            members: Mutex::new(members.to_vec()),
             acknowledged: watch::Sender::default(),
             stopping: watch::Sender::default(),
             last: watch::Sender::new(i64::MAX),
@@ -139,13 +140,13 @@ impl Load {
     }
 
     /// Clients may call this member, too, from now on.
-    pub fn also(&self, port: u16) {
-        lock(&self.shared.ports).push(port);
+    pub fn also(&self, member: SocketAddr) {
+        lock(&self.shared.members).push(member);
     }
 
     /// Clients call this member no more.
-    pub fn without(&self, port: u16) {
-        lock(&self.shared.ports).retain(|other| *other != port);
+    pub fn without(&self, member: SocketAddr) {
+        lock(&self.shared.members).retain(|other| *other != member);
     }
 
     /// The revision every watcher has seen: what may be compacted.
@@ -207,20 +208,20 @@ fn equal(
 
 /// Writes once more, so that there is an event at the end.
 async fn last_revision(shared: &Shared) -> Result<i64, String> {
-    let port = lock(&shared.ports)[0];
+    let member = lock(&shared.members)[0];
     let request = PutRequest {
         key: "end".into(),
         ..PutRequest::default()
     };
-    let response = KvClient::new(channel(port)).put(request).await;
+    let response = KvClient::new(channel(member)).put(request).await;
     let response = response.map_err(|status| format!("the last write fails: {status}"))?;
     Ok(response.into_inner().header.map_or(0, |header| header.revision))
 }
 
 /// A connection that is made when it is needed, and again when it is lost.
-pub fn channel(port: u16) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"));
-    let endpoint = endpoint.expect("a number makes a port");
+pub fn channel(at: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{at}"));
+    let endpoint = endpoint.expect("an address makes a URL");
     endpoint.connect_timeout(ANSWER_MAX).connect_lazy()
 }
 
@@ -233,10 +234,10 @@ impl Shared {
         u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(NEVER)
     }
 
-    /// The port whose turn it is.
-    fn port(&self, turn: usize) -> u16 {
-        let ports = lock(&self.ports);
-        ports[turn % ports.len()]
+    /// The member whose turn it is.
+    fn member(&self, turn: usize) -> SocketAddr {
+        let members = lock(&self.members);
+        members[turn % members.len()]
     }
 
     fn took(&self, time: Duration) {
@@ -255,7 +256,7 @@ struct Client {
     /// The member it calls.
     at: usize,
     count: usize,
-    channels: HashMap<u16, Channel>,
+    channels: HashMap<SocketAddr, Channel>,
     /// The keys as it last saw them.
     seen: Keys,
     random: StdRng,
@@ -310,8 +311,8 @@ impl Client {
     }
 
     async fn make(&mut self, call: Call) -> Operation {
-        let port = self.shared.port(self.at);
-        let channel = self.channels.entry(port).or_insert_with(|| channel(port));
+        let member = self.shared.member(self.at);
+        let channel = self.channels.entry(member).or_insert_with(|| channel(member));
         let mut kv = KvClient::new(channel.clone());
         let begin = self.shared.now();
         let answer = timeout(ANSWER_MAX, answer(&mut kv, &call)).await;
@@ -412,7 +413,7 @@ async fn follow(shared: Arc<Shared>, number: usize) -> Result<BTreeMap<i64, Chan
     let (mut history, mut last) = (BTreeMap::new(), shared.last.subscribe());
     for turn in number.. {
         let ended = tokio::select! {
-            ended = follow_one(&shared, number, shared.port(turn), &mut history) => ended?,
+            ended = follow_one(&shared, number, shared.member(turn), &mut history) => ended?,
             _ = last.wait_for(|last| reached(&shared.seen[number], *last)) => true,
         };
         if ended {
@@ -431,7 +432,7 @@ fn reached(seen: &AtomicI64, last: i64) -> bool {
 async fn follow_one(
     shared: &Shared,
     number: usize,
-    port: u16,
+    member: SocketAddr,
     history: &mut BTreeMap<i64, Change>,
 ) -> Result<bool, String> {
     let seen = &shared.seen[number];
@@ -451,7 +452,7 @@ async fn follow_one(
             .metadata_mut()
             .insert("hasleader", tonic::metadata::MetadataValue::from_static("true"));
     }
-    let mut client = WatchClient::new(channel(port));
+    let mut client = WatchClient::new(channel(member));
     let Ok(Ok(responses)) = timeout(ANSWER_MAX, client.watch(requests)).await else {
         return Ok(false);
     };

@@ -4,6 +4,7 @@
 //! is compacted, and watchers and clients notice nothing but a retry (see [`crate::load`]). Ours opens the folder
 //! the real etcd leaves; for the way back the folder is converted.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,6 +15,7 @@ use proto::etcdserverpb::*;
 use crate::cluster::{Cluster, eventually};
 use crate::faults;
 use crate::load::{Load, Report, channel};
+use crate::network::Network;
 use crate::tools::Tools;
 
 /// Writes between two steps.
@@ -28,11 +30,11 @@ const LEASED: &str = "leased";
 /// Migrates so many members there and back.
 pub async fn there_and_back(tools: &Tools, members: usize, seed: u64) -> Result<Report, String> {
     let programs = vec![&*tools.reference; members];
-    let mut cluster = Cluster::start(&programs, &faults::flags()).await?;
+    let mut cluster = Cluster::start(Network::relayed()?, &programs, &faults::flags()).await?;
     cluster.leader().await?;
     belongings(tools, &cluster).await?;
     let before = users(tools, &cluster, 0).await?;
-    let load = Load::start(&cluster.client_ports(), seed);
+    let load = Load::start(&cluster.addresses(), seed);
     let there = (0..members).map(|number| (number, &*tools.ours));
     let back = (0..members).map(|number| (number, &*tools.reference));
     for (number, program) in there.chain(back) {
@@ -71,7 +73,7 @@ pub async fn there_and_back(tools: &Tools, members: usize, seed: u64) -> Result<
 
 /// What a cluster has besides keys: a lease with a key, a user with a role.
 async fn belongings(tools: &Tools, cluster: &Cluster) -> Result<(), String> {
-    let channel = channel(cluster.port(0));
+    let channel = channel(cluster.address(0));
     let grant = LeaseGrantRequest {
         ttl: 100_000,
         id: LEASE,
@@ -91,7 +93,7 @@ async fn belongings(tools: &Tools, cluster: &Cluster) -> Result<(), String> {
         &["user", "add", "someone:secret"],
         &["user", "grant-role", "someone", "reader"],
     ] {
-        etcdctl(tools, cluster.port(0), words).await?;
+        etcdctl(tools, cluster.address(0), words).await?;
     }
     Ok(())
 }
@@ -99,8 +101,13 @@ async fn belongings(tools: &Tools, cluster: &Cluster) -> Result<(), String> {
 /// The users with their roles, as a real member tells; ours keeps them and does not serve them yet.
 async fn users(tools: &Tools, cluster: &Cluster, real: usize) -> Result<[String; 2], String> {
     Ok([
-        etcdctl(tools, cluster.port(real), &["user", "get", "someone", "--detail"]).await?,
-        etcdctl(tools, cluster.port(real), &["role", "list"]).await?,
+        etcdctl(
+            tools,
+            cluster.address(real),
+            &["user", "get", "someone", "--detail"],
+        )
+        .await?,
+        etcdctl(tools, cluster.address(real), &["role", "list"]).await?,
     ])
 }
 
@@ -110,7 +117,7 @@ async fn lease_lives(cluster: &Cluster, number: usize) -> Result<(), String> {
             id: LEASE,
             keys: true,
         };
-        let mut client = LeaseClient::new(channel(cluster.port(number)));
+        let mut client = LeaseClient::new(channel(cluster.address(number)));
         let answer = client.lease_time_to_live(request).await;
         let answer = answer.map_err(|status| status.to_string())?.into_inner();
         match answer.ttl > 0 && answer.keys == [LEASED.as_bytes()] {
@@ -127,7 +134,7 @@ async fn compact(cluster: &Cluster, revision: i64) -> Result<(), String> {
             revision,
             physical: true,
         };
-        let done = KvClient::new(channel(cluster.port(0))).compact(request).await;
+        let done = KvClient::new(channel(cluster.address(0))).compact(request).await;
         match done {
             Ok(_) => Ok(()),
             // An earlier try was not answered.
@@ -146,8 +153,8 @@ pub(crate) async fn convert(tools: &Tools, data: &Path) -> Result<(), String> {
         .map(drop)
 }
 
-async fn etcdctl(tools: &Tools, port: u16, words: &[&str]) -> Result<String, String> {
-    let endpoints = format!("--endpoints=127.0.0.1:{port}");
+async fn etcdctl(tools: &Tools, at: SocketAddr, words: &[&str]) -> Result<String, String> {
+    let endpoints = format!("--endpoints={at}");
     aside(&tools.etcdctl, &[&[endpoints.as_str()], words].concat()).await
 }
 

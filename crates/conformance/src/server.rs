@@ -2,12 +2,14 @@
 //! [`crate::cluster`].
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -15,7 +17,7 @@ use tokio::time::sleep;
 use crate::http;
 
 /// How long a server may take to start or to stop. Both take well below a second; a loaded machine takes longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How often to look whether a server is ready or gone.
 const LOOK: Duration = Duration::from_millis(10);
@@ -37,7 +39,7 @@ pub struct Server {
 pub struct Place {
     /// The member's name; not `default`, which both servers warn of.
     pub name: String,
-    /// The port of 127.0.0.1 where the others find it.
+    /// The port of its host where the others find it.
     pub advertised: u16,
     /// The flag `--initial-cluster`. Empty if other flags say how the member finds the others.
     pub cluster: String,
@@ -75,9 +77,41 @@ impl Place {
     }
 }
 
-/// The three ports of an etcd, all on 127.0.0.1.
+/// Where a server runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// A process in its network namespace, if that is not the one of this process.
+    pub space: Option<u32>,
+}
+
+impl Host {
+    /// This machine, seen from itself.
+    pub const HERE: Self = Self {
+        address: Ipv4Addr::LOCALHOST,
+        space: None,
+    };
+
+    /// A command that runs there, and does not outlive who started it if that is somewhere else.
+    pub fn command(&self, program: &Path) -> Command {
+        let Some(space) = self.space else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "nsenter"])
+            .arg(format!("--net=/proc/{space}/ns/net"))
+            .arg(program);
+        command
+    }
+}
+
+/// The three ports of an etcd, all on one host.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
+    /// Whose they are.
+    pub host: Host,
     /// gRPC and HTTP for clients.
     pub client: u16,
     /// Raft.
@@ -124,26 +158,26 @@ impl Server {
 
     /// Starts the process and does not wait for anything.
     pub fn spawn(&mut self) -> Result<(), String> {
-        let Ports {
-            client,
-            peer,
-            metrics,
-        } = self.ports;
+        let [client, peer, metrics] =
+            [self.ports.client, self.ports.peer, self.ports.metrics].map(|port| self.ports.at(port));
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log())
             .map_err(|e| e.to_string())?;
-        let child = Command::new(&self.program)
+        let child = self
+            .ports
+            .host
+            .command(&self.program)
             .arg(format!("--name={}", self.place.name))
             .arg(format!("--data-dir={}", self.data().display()))
-            .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
-            .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
-            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--listen-client-urls=http://{client}"))
+            .arg(format!("--advertise-client-urls=http://{client}"))
+            .arg(format!("--listen-peer-urls=http://{peer}"))
             .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
             .args(self.place.initial_cluster())
             .arg(format!("--initial-cluster-state={}", self.place.state()))
-            .arg(format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
+            .arg(format!("--listen-metrics-urls=http://{metrics}"))
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -166,7 +200,7 @@ impl Server {
                 ));
             }
             match http::request(
-                self.ports.client,
+                self.address(),
                 "GET",
                 "/health?exclude=NOSPACE&exclude=CORRUPT",
                 "",
@@ -251,9 +285,14 @@ impl Server {
         child.try_wait().map_err(|e| e.to_string())
     }
 
-    /// `127.0.0.1:port` for clients.
+    /// The address for clients.
+    pub fn address(&self) -> SocketAddr {
+        self.ports.at(self.ports.client)
+    }
+
+    /// The address for clients, as they are told.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.client)
+        self.address().to_string()
     }
 
     /// A folder that lives as long as this server, for the files of a test.
@@ -266,14 +305,14 @@ impl Server {
         &self.place.name
     }
 
-    /// The port of 127.0.0.1 where the other members find it.
+    /// The port of its host where the other members find it.
     pub fn advertised(&self) -> u16 {
         self.place.advertised
     }
 
     /// The peer URL the member is known by.
     pub fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.place.advertised)
+        format!("http://{}", self.ports.at(self.place.advertised))
     }
 
     /// `text` with this server's addresses and folder replaced by names, which end with `number`.
@@ -312,6 +351,44 @@ impl Drop for Server {
     }
 }
 
+/// Where the ports for tests begin, in blocks.
+const FIRST_PORT: u32 = 20_000;
+const BLOCKS: u32 = 30;
+const BLOCK_PORTS: u32 = 400;
+
+/// The block of this process.
+static BLOCK: LazyLock<Block> = LazyLock::new(Block::take);
+
+/// Ports that no other test program takes. A look whether a port is free is not enough: it is free until the server
+/// listens there.
+struct Block {
+    first: u16,
+    /// Locked until the process ends.
+    _lock: Option<File>,
+}
+
+impl Block {
+    /// Takes a block that nobody has; should all be taken, one by chance.
+    fn take() -> Self {
+        let start = std::process::id();
+        let blocks = (0..BLOCKS).map(|turn| (start + turn) % BLOCKS);
+        let first = |block| (FIRST_PORT + block * BLOCK_PORTS) as u16;
+        let locked = |block| {
+            let path = std::env::temp_dir().join(format!("keelson-test-ports-{}", first(block)));
+            let file = File::options().create(true).append(true).open(path).ok()?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+            Some(Self {
+                first: first(block),
+                _lock: Some(file),
+            })
+        };
+        blocks.clone().find_map(locked).unwrap_or(Self {
+            first: first(start % BLOCKS),
+            _lock: None,
+        })
+    }
+}
+
 /// The name of a member that is alone.
 const NAME: &str = "m1";
 
@@ -320,21 +397,33 @@ impl Ports {
     /// (32768 and up on Linux), so none can be taken away between this look and the server's start.
     pub fn free() -> Self {
         Self {
+            host: Host::HERE,
             client: Self::next(),
             peer: Self::next(),
             metrics: Self::next(),
         }
     }
 
+    /// etcd's own ports, on a host where nobody else is.
+    pub fn usual(host: Host) -> Self {
+        Self {
+            host,
+            client: 2379,
+            peer: 2380,
+            metrics: 2381,
+        }
+    }
+
+    /// One of the ports with its host.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        (self.host.address, port).into()
+    }
+
     /// One more such port.
     pub fn next() -> u16 {
-        const FIRST: u32 = 20_000;
-        const COUNT: u32 = 12_000;
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Test programs that run at the same time begin at different places.
-        let start = std::process::id() % (COUNT / 100) * 100;
         loop {
-            let port = (FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT) as u16;
+            let port = BLOCK.first + (NEXT.fetch_add(1, Ordering::Relaxed) % BLOCK_PORTS) as u16;
             if TcpListener::bind(("127.0.0.1", port)).is_ok() {
                 return port;
             }
@@ -343,7 +432,7 @@ impl Ports {
 
     /// The peer URL the member is known by.
     pub fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peer)
+        format!("http://{}", self.at(self.peer))
     }
 
     /// `text` with the addresses replaced by names that end with `number`.
@@ -354,7 +443,7 @@ impl Ports {
             (self.metrics, "METRICS"),
         ];
         names.into_iter().fold(text.to_owned(), |text, (port, name)| {
-            text.replace(&format!("127.0.0.1:{port}"), &format!("{name}{number}"))
+            text.replace(&self.at(port).to_string(), &format!("{name}{number}"))
         })
     }
 

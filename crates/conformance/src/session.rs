@@ -59,7 +59,7 @@ use crate::stream::WatchStream;
 use crate::tools::Tools;
 
 /// How long an answer may take. Nothing a script asks takes a second but the end of a lease.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long an answer may be one that a script waits to change. Ten seconds are usual.
 const SETTLING_MAX: Duration = Duration::from_secs(120);
@@ -223,7 +223,7 @@ impl Session {
             let ports = ports.iter().enumerate();
             ports.fold(text.to_owned(), |text, (number, ports)| {
                 let name = format!("PEER{}", number + 1);
-                text.replace(&name, &format!("127.0.0.1:{}", ports.peer))
+                text.replace(&name, &ports.at(ports.peer).to_string())
             })
         };
         let mut command = command.clone();
@@ -719,7 +719,8 @@ impl Running {
         };
         let (body, print) = (args.option::<String>("body")?, args.option::<String>("print")?);
         args.end()?;
-        let response = timeout(PATIENCE, http::request(port, method, path, &body)).await??;
+        let at = self.server.ports.at(port);
+        let response = timeout(PATIENCE, http::request(at, method, path, &body)).await??;
         let mut answer = Answer::new("http", &self.names);
         answer.word(&response.status);
         let heads = [
@@ -750,7 +751,12 @@ impl Running {
         let names = Args::new(command, &self.names).words();
         let response = timeout(
             PATIENCE,
-            http::request(self.server.ports.metrics, "GET", "/metrics", ""),
+            http::request(
+                self.server.ports.at(self.server.ports.metrics),
+                "GET",
+                "/metrics",
+                "",
+            ),
         )
         .await??;
         let body = String::from_utf8_lossy(&response.body);

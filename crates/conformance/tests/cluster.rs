@@ -1,64 +1,125 @@
-//! Three members, ours, the real etcd's and mixed, under load and faults of all kinds; members that migrate; and the
-//! scripts about clusters.
+//! Three members, ours, the real etcd's and mixed, under load and faults; members that migrate; and the scripts about
+//! clusters. Members are connected by relays of ours, or by a network of the kernel's where the machine allows that;
+//! else those trials count as ignored and say why.
 //!
+//! By default there is a short life of each kind, with one fault of each kind. `KEELSON_CLUSTERS=all` runs every
+//! trial, as `cargo xtask nightly` does: lives with all faults, and migrations, which take minutes.
 //! `KEELSON_FAULT_ROUNDS` sets how often every fault happens (1), `KEELSON_FAULT_SEED` their order (1).
-//! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=all` runs every trial, as `cargo xtask nightly`
-//! does; `KEELSON_CLUSTERS=real` lets three real members go through the same, which tries the test itself. Without it
-//! nothing runs: these trials take minutes, and real time decides what a member has heard of when it is asked.
+//! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=real` lets three real members go through the
+//! same, which tries the test itself.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use conformance::faults::{self, FAULTS, Fault};
-use conformance::harness::{self, Work, number};
+use conformance::faults::{self, FAULTS, FEW, Fault, Wires};
+use conformance::harness::{self, Stop, Work, number};
 use conformance::migration;
+use conformance::spaces::Spaces;
 use conformance::tools::Tools;
 
-const REAL: &str = "three_real_members_live_through_faults";
+use Wires::{Relays, Spaces as Namespaces};
 
 fn main() -> ExitCode {
-    let clusters = std::env::var("KEELSON_CLUSTERS").unwrap_or_default();
+    let trials = match std::env::var("KEELSON_CLUSTERS").as_deref() {
+        Ok("all") => all(),
+        Ok("real") => vec![
+            long("three_real_members_live_through_faults", Relays, 0),
+            long(
+                "three_real_members_live_through_faults_in_namespaces",
+                Namespaces,
+                0,
+            ),
+        ],
+        _ => few(),
+    };
+    harness::run(trials)
+}
+
+/// What is run with every test.
+fn few() -> Vec<(String, Work)> {
     let mut trials = vec![
-        faults(REAL, 0),
-        faults("three_of_ours_live_through_faults", 3),
-        faults("one_of_ours_and_two_real_members_live_through_faults", 1),
-        faults("two_of_ours_and_a_real_member_live_through_faults", 2),
+        short("three_of_ours_live_through_some_faults", Relays, 3),
+        short(
+            "three_of_ours_live_through_some_faults_in_namespaces",
+            Namespaces,
+            3,
+        ),
+        short(
+            "two_of_ours_and_a_real_member_live_through_some_faults",
+            Relays,
+            2,
+        ),
+        short(
+            "one_of_ours_and_two_real_members_live_through_some_faults_in_namespaces",
+            Namespaces,
+            1,
+        ),
+    ];
+    trials.extend(harness::scripts("cluster"));
+    trials
+}
+
+fn all() -> Vec<(String, Work)> {
+    let mut trials = vec![
         migration(
             "a_real_cluster_becomes_ours_and_real_again_while_clients_go_on",
             3,
         ),
         migration("a_real_member_alone_becomes_ours_and_real_again", 1),
     ];
-    trials.extend(harness::scripts("cluster"));
-    let wanted = trials.into_iter().filter(|(name, _)| match clusters.as_str() {
-        "all" => true,
-        "real" => name == REAL,
-        _ => false,
-    });
-    harness::run(wanted.collect())
+    let lives = [
+        ("three_real_members_live_through_faults", 0),
+        ("one_of_ours_and_two_real_members_live_through_faults", 1),
+        ("two_of_ours_and_a_real_member_live_through_faults", 2),
+        ("three_of_ours_live_through_faults", 3),
+    ];
+    for (name, ours) in lives {
+        trials.push(long(name, Relays, ours));
+        trials.push(long(&format!("{name}_in_namespaces"), Namespaces, ours));
+    }
+    trials.extend(few());
+    trials
+}
+
+/// A life with a fault of each kind.
+fn short(name: &str, wires: Wires, ours: usize) -> (String, Work) {
+    life(name, wires, ours, |_| Ok(FEW.to_vec()))
+}
+
+/// A life with all faults, or those of the environment.
+fn long(name: &str, wires: Wires, ours: usize) -> (String, Work) {
+    life(name, wires, ours, move |seed| {
+        match std::env::var("KEELSON_FAULTS") {
+            Ok(names) => names.split(',').map(named).collect(),
+            Err(_) => Ok(faults::shuffled(wires, number("KEELSON_FAULT_ROUNDS", 1), seed)),
+        }
+    })
 }
 
 /// A cluster with so many members of ours; the others are real.
-fn faults(name: &str, ours: usize) -> (String, Work) {
+fn life(
+    name: &str,
+    wires: Wires,
+    ours: usize,
+    faults: impl FnOnce(u64) -> Result<Vec<Fault>, String> + Send + 'static,
+) -> (String, Work) {
     let work = move |tools: &Tools| {
-        let program = |member| match member < ours {
-            true => &*tools.ours,
-            false => &*tools.reference,
+        if wires == Namespaces {
+            Spaces::possible().map_err(Stop::Impossible)?;
+        }
+        let program = |member| -> &Path {
+            match member < ours {
+                true => &tools.ours,
+                false => &tools.reference,
+            }
         };
-        live([program(0), program(1), program(2)])
+        let seed = number("KEELSON_FAULT_SEED", 1) as u64;
+        let faults = faults(seed)?;
+        let report = faults::life(wires, [program(0), program(1), program(2)], &faults, seed)?;
+        println!("{} faults: {report:?}", faults.len());
+        Ok(())
     };
     (name.to_owned(), Box::new(work))
-}
-
-fn live(programs: [&Path; 3]) -> Result<(), String> {
-    let seed = number("KEELSON_FAULT_SEED", 1) as u64;
-    let faults = match std::env::var("KEELSON_FAULTS") {
-        Ok(names) => names.split(',').map(named).collect::<Result<_, _>>()?,
-        Err(_) => faults::shuffled(number("KEELSON_FAULT_ROUNDS", 1), seed),
-    };
-    let report = harness::runtime()?.block_on(faults::life(programs, &faults, seed))?;
-    println!("{} faults: {report:?}", faults.len());
-    Ok(())
 }
 
 fn named(name: &str) -> Result<Fault, String> {

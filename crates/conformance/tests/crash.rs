@@ -7,8 +7,8 @@ use conformance::harness::{self, Work, number};
 
 fn main() -> std::process::ExitCode {
     let rounds = number("KEELSON_CRASH_ROUNDS", 50);
-    let ours: Work = Box::new(move |tools| run(&tools.ours, rounds));
-    let real: Work = Box::new(move |tools| run(&tools.reference, rounds.div_ceil(10)));
+    let ours: Work = Box::new(move |tools| Ok(run(&tools.ours, rounds)?));
+    let real: Work = Box::new(move |tools| Ok(run(&tools.reference, rounds.div_ceil(10))?));
     harness::run(vec![
         ("what_was_acknowledged_survives_kill_9".into(), ours),
         ("a_real_etcd_passes_the_same_test".into(), real),

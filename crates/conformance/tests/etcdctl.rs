@@ -10,7 +10,7 @@ use serde_json::Value;
 
 fn main() -> ExitCode {
     let mut trials = harness::scripts("etcdctl");
-    let restore: Work = Box::new(a_real_etcd_runs_on_our_snapshot);
+    let restore: Work = Box::new(|tools| Ok(a_real_etcd_runs_on_our_snapshot(tools)?));
     trials.push(("a_real_etcd_runs_on_our_snapshot".into(), restore));
     harness::run(trials)
 }
