@@ -1,16 +1,8 @@
 //! `kill -9` under load: what was acknowledged is there afterwards.
 //!
 //! A round: clients write until some number of writes is acknowledged, the process is killed in the middle of it
-//! and started again. Then the history since the round's begin is read back, by a watch, and compared with what the
-//! clients know:
-//!
-//! * an acknowledged write is in the history at the revision of its answer, whole and with its values;
-//! * any other revision is one of the writes that were under way when the process died, whole, and once;
-//! * no revision is missing, so none ever goes back;
-//! * the keys are what the history makes of them.
-//!
-//! Every value is written once, so a write can be told by it. The comparison is [`Round::check`], free of I/O; the
-//! tests below show that it notices each kind of loss.
+//! and started again. Then the history since the round's begin is read back, by a watch, and so are all keys, and
+//! [`history::check`] compares them with what the clients know. No revision may be missing, so none ever goes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -32,88 +24,52 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::history::{Change, Keys};
+use crate::history::{self, Call, Change, Counts, Keys, NEVER, Operation, Outcome};
 use crate::server::Server;
 
 /// What is known of one round.
 #[derive(Clone, Debug, Default)]
-pub struct Round {
+struct Round {
     /// The revision at its begin.
-    pub revision: i64,
+    revision: i64,
     /// The keys at its begin.
-    pub keys: Keys,
-    /// Acknowledged writes by their revision.
-    pub acknowledged: BTreeMap<i64, Change>,
-    /// Writes without an answer.
-    pub under_way: Vec<Change>,
+    keys: Keys,
+    /// What the writers did since.
+    writes: Vec<Operation>,
 }
+
+/// Times, of which a round knows only these: the writers are at work, and all is read back.
+const WRITING: u64 = 0;
+const READING: u64 = 1;
 
 impl Round {
     /// Compares with the history after the restart up to `revision`, and with the keys there are then. Returns
     /// the next round's begin.
-    pub fn check(
-        self,
+    fn check(
+        mut self,
         revision: i64,
-        mut history: BTreeMap<i64, Change>,
+        history: &BTreeMap<i64, Change>,
         keys: Keys,
-    ) -> Result<Self, String> {
-        let Self {
-            revision: begin,
-            keys: mut expected,
-            mut acknowledged,
-            mut under_way,
-        } = self;
-        if let Some((last, change)) = acknowledged
-            .last_key_value()
-            .filter(|(last, _)| **last > revision)
-        {
+    ) -> Result<(Self, Counts), String> {
+        if !history.keys().copied().eq(self.revision + 1..=revision) {
             return Err(format!(
-                "the revision went back from {last} to {revision}; {change:?} is lost"
+                "revisions {} to {revision} are not all in the history, or others are: {history:?}",
+                self.revision + 1
             ));
         }
-        for number in begin + 1..=revision {
-            let change = history
-                .remove(&number)
-                .ok_or_else(|| format!("revision {number} has no history"))?;
-            match acknowledged.remove(&number) {
-                Some(write) if write == change => {}
-                Some(write) => {
-                    return Err(format!(
-                        "revision {number} is {change:?}, acknowledged was {write:?}"
-                    ));
-                }
-                None => {
-                    let known = under_way.iter().position(|write| *write == change);
-                    under_way.swap_remove(
-                        known.ok_or_else(|| format!("nobody wrote revision {number}: {change:?}"))?,
-                    );
-                }
-            }
-            for (key, value) in change {
-                match value {
-                    Some(value) => expected.insert(key, (value, number)),
-                    None => expected.remove(&key),
-                };
-            }
-        }
-        if let Some((number, change)) = acknowledged.pop_first() {
-            return Err(format!(
-                "acknowledged with revision {number}, which is of before: {change:?}"
-            ));
-        }
-        if let Some((number, change)) = history.pop_first() {
-            return Err(format!(
-                "the history has revision {number} beyond the current {revision}: {change:?}"
-            ));
-        }
-        if expected != keys {
-            return Err(format!("the keys are {keys:?}, their history says {expected:?}"));
-        }
-        Ok(Self {
+        self.writes.push(Operation {
+            begin: READING,
+            end: NEVER,
+            call: Call::Read,
+            outcome: Outcome::Seen(revision, keys.clone()),
+        });
+        let counts = history::check(&self.keys, &self.writes, history)?;
+        let next = Self {
             revision,
             keys,
-            ..Self::default()
-        })
+            writes: Vec::new(),
+        };
+        Ok((next, counts))
     }
 }
 
@@ -156,9 +112,10 @@ pub async fn rounds(program: &Path, rounds: usize, seed: u64) -> Result<usize, S
             server.kill();
         }
         server.resume().await.map_err(failed)?;
-        writes += round.acknowledged.len();
         let (revision, history, keys) = read_back(&server, begin).await.map_err(failed)?;
-        round = round.check(revision, history, keys).map_err(failed)?;
+        let (next, counts) = round.check(revision, &history, keys).map_err(failed)?;
+        writes += counts.written;
+        round = next;
     }
     Ok(writes)
 }
@@ -218,16 +175,8 @@ async fn write_and_kill(
     progress.enough.notified().await;
     tokio::time::sleep(random.random_range(Duration::ZERO..DELAY_MAX)).await;
     server.kill();
-    for outcome in join_all(writers).await {
-        let (acknowledged, under_way) = outcome.map_err(|e| e.to_string())?;
-        for (revision, change) in acknowledged {
-            if let Some(other) = round.acknowledged.insert(revision, change) {
-                return Err(format!(
-                    "revision {revision} was given out twice, the first time for {other:?}"
-                ));
-            }
-        }
-        round.under_way.extend(under_way);
+    for writes in join_all(writers).await {
+        round.writes.extend(writes.map_err(|e| e.to_string())?);
     }
     Ok(())
 }
@@ -261,32 +210,49 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes until the connection breaks. Returns what was acknowledged and what was not.
-    async fn work(mut self, progress: Arc<Progress>) -> (Vec<(i64, Change)>, Option<Change>) {
-        let mut acknowledged = Vec::new();
+    /// Writes until the connection breaks.
+    async fn work(mut self, progress: Arc<Progress>) -> Vec<Operation> {
+        let mut writes = Vec::new();
         for count in 0.. {
             let change = self.change(count);
             let request = TxnRequest {
                 success: operations(&change),
                 ..TxnRequest::default()
             };
-            let Ok(response) = self.kv.txn(request).await else {
-                return (acknowledged, Some(change));
-            };
-            let revision = response.into_inner().header.map_or(0, |header| header.revision);
-            acknowledged.push((revision, change));
+            let answer = self.kv.txn(request).await;
+            let outcome = answer.map_or(Outcome::Unknown, |response| {
+                Outcome::Written(response.into_inner().header.map_or(0, |header| header.revision))
+            });
+            let is_lost = outcome == Outcome::Unknown;
+            writes.push(Operation {
+                begin: WRITING,
+                end: if is_lost { NEVER } else { WRITING },
+                call: Call::Write { change, guard: None },
+                outcome,
+            });
+            if is_lost {
+                break;
+            }
             progress.one_more();
         }
-        (acknowledged, None)
+        writes
     }
 
-    /// One to three of the writer's keys are put, or deleted if they are there; always a change.
+    /// One to three of the writer's keys are put, or deleted if they are there; one at least is put, by which the
+    /// history is known to have this write.
     fn change(&mut self, count: usize) -> Change {
+        let value = format!("{}{}.{count}", self.prefix, self.round);
         let mut change = Change::new();
         for _ in 0..self.random.random_range(1..=3) {
             let key = format!("{}{}", self.prefix, self.random.random_range(0..KEYS));
             let delete = self.there.contains(&key) && self.random.random_ratio(1, 3);
-            change.insert(key, (!delete).then(|| format!("{}.{count}", self.round)));
+            change.insert(key, (!delete).then(|| value.clone()));
+        }
+        if let (Some(first), true) = (
+            change.keys().next().cloned(),
+            change.values().all(Option::is_none),
+        ) {
+            change.insert(first, Some(value));
         }
         for (key, value) in &change {
             match value {
@@ -407,24 +373,40 @@ mod tests {
             .collect()
     }
 
-    /// Two writes acknowledged, one under way, one key of before.
+    fn write(pairs: &[(&str, Option<&str>)], outcome: Outcome) -> Operation {
+        Operation {
+            begin: WRITING,
+            end: WRITING,
+            call: Call::Write {
+                change: change(pairs),
+                guard: None,
+            },
+            outcome,
+        }
+    }
+
+    /// Two writes acknowledged, two under way, one key of before.
     fn round() -> Round {
         Round {
             revision: 10,
             keys: keys(&[("a", "old", 4)]),
-            acknowledged: [
-                (11, change(&[("a", None), ("b", Some("1"))])),
-                (13, change(&[("c", Some("2"))])),
-            ]
-            .into(),
-            under_way: vec![change(&[("d", Some("3"))]), change(&[("e", Some("4"))])],
+            writes: vec![
+                write(&[("a", None), ("b", Some("1"))], Outcome::Written(11)),
+                write(&[("c", Some("2"))], Outcome::Written(13)),
+                write(&[("d", Some("3"))], Outcome::Unknown),
+                write(&[("e", Some("4"))], Outcome::Unknown),
+            ],
         }
     }
 
+    /// One of the two was done.
     fn history() -> BTreeMap<i64, Change> {
-        let mut history = round().acknowledged;
-        history.insert(12, change(&[("d", Some("3"))]));
-        history
+        [
+            (11, change(&[("a", None), ("b", Some("1"))])),
+            (12, change(&[("d", Some("3"))])),
+            (13, change(&[("c", Some("2"))])),
+        ]
+        .into()
     }
 
     fn all_keys() -> Keys {
@@ -433,85 +415,41 @@ mod tests {
 
     #[test]
     fn what_was_acknowledged_with_some_of_what_was_under_way_is_right() {
-        let next = round().check(13, history(), all_keys()).unwrap();
-        assert_eq!(
-            (
-                next.revision,
-                next.keys,
-                next.acknowledged.len(),
-                next.under_way.len()
-            ),
-            (13, all_keys(), 0, 0)
-        );
+        let (next, counts) = round().check(13, &history(), all_keys()).unwrap();
+        assert_eq!((next.revision, next.keys, counts.written), (13, all_keys(), 2));
+        assert!(next.writes.is_empty());
     }
 
     #[test]
-    fn a_lost_write_is_noticed() {
-        let mut lost = history();
+    fn a_revision_that_goes_back_is_noticed() {
+        let (mut lost, mut rest) = (history(), all_keys());
         lost.remove(&13);
-        let mut rest = all_keys();
         rest.remove("c");
-        let error = round().check(12, lost, rest).unwrap_err();
-        assert!(error.contains("went back from 13 to 12"), "{error}");
-    }
-
-    #[test]
-    fn half_a_transaction_is_noticed() {
-        let mut torn = history();
-        torn.insert(11, change(&[("b", Some("1"))]));
-        let error = round().check(13, torn, all_keys()).unwrap_err();
-        assert!(error.contains("revision 11 is"), "{error}");
+        let error = round().check(12, &lost, rest).unwrap_err();
+        assert!(error.contains("acknowledged and lost"), "{error}");
     }
 
     #[test]
     fn a_hole_in_the_history_is_noticed() {
         let mut hole = history();
         hole.remove(&12);
-        let error = round().check(13, hole, all_keys()).unwrap_err();
-        assert!(error.contains("revision 12 has no history"), "{error}");
-    }
-
-    #[test]
-    fn a_write_of_nobody_and_one_done_twice_are_noticed() {
-        let mut strange = history();
-        strange.insert(12, change(&[("d", Some("9"))]));
-        assert!(
-            round()
-                .check(13, strange, all_keys())
-                .unwrap_err()
-                .contains("nobody wrote revision 12")
-        );
-        let mut twice = history();
-        twice.insert(14, change(&[("d", Some("3"))]));
-        assert!(
-            round()
-                .check(14, twice, all_keys())
-                .unwrap_err()
-                .contains("nobody wrote revision 14")
-        );
+        let error = round().check(13, &hole, all_keys()).unwrap_err();
+        assert!(error.contains("not all in the history"), "{error}");
     }
 
     #[test]
     fn keys_that_do_not_follow_from_the_history_are_noticed() {
         let mut stale = all_keys();
         stale.insert("a".into(), ("old".into(), 4));
-        assert!(
-            round()
-                .check(13, history(), stale)
-                .unwrap_err()
-                .contains("their history says")
-        );
+        let error = round().check(13, &history(), stale).unwrap_err();
+        assert!(error.contains("seen was"), "{error}");
     }
 
     #[test]
     fn a_revision_of_the_past_given_out_again_is_noticed() {
         let mut again = round();
-        again.acknowledged.insert(9, change(&[("f", Some("5"))]));
-        assert!(
-            again
-                .check(13, history(), all_keys())
-                .unwrap_err()
-                .contains("acknowledged with revision 9")
-        );
+        again.writes.push(write(&[("f", Some("5"))], Outcome::Written(9)));
+        let error = again.check(13, &history(), all_keys()).unwrap_err();
+        assert!(error.contains("acknowledged and lost"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What clients of a cluster saw, held against the history of the cluster.
+//! What clients saw, held against the history of their cluster or server.
 //!
 //! etcd orders all writes by their revision, so the check needs no search. The history is what watchers saw, a
 //! [`Change`] for every revision. Then
@@ -75,9 +75,14 @@ pub struct Counts {
     pub unknown: usize,
 }
 
-/// Checks operations on a cluster that had no key in the beginning. `history` holds the clients' keys only.
-pub fn check(operations: &[Operation], history: &BTreeMap<i64, Change>) -> Result<Counts, String> {
-    let places = places(operations, history)?;
+/// Checks operations on a cluster, or a server alone, that had these keys in the beginning. `history` holds the clients'
+/// keys only.
+pub fn check(
+    before: &Keys,
+    operations: &[Operation],
+    history: &BTreeMap<i64, Change>,
+) -> Result<Counts, String> {
+    let places = places(before, operations, history)?;
     real_time(operations, &places)?;
     let mut counts = Counts::default();
     for operation in operations {
@@ -93,7 +98,11 @@ pub fn check(operations: &[Operation], history: &BTreeMap<i64, Change>) -> Resul
 
 /// Goes through the history and finds each operation's place in it. An operation without an answer that did nothing
 /// has none.
-fn places(operations: &[Operation], history: &BTreeMap<i64, Change>) -> Result<Vec<Option<i64>>, String> {
+fn places(
+    before: &Keys,
+    operations: &[Operation],
+    history: &BTreeMap<i64, Change>,
+) -> Result<Vec<Option<i64>>, String> {
     let mut places = vec![None; operations.len()];
     let (mut writes, mut sights) = (HashMap::new(), Vec::new());
     for (number, operation) in operations.iter().enumerate() {
@@ -107,7 +116,7 @@ fn places(operations: &[Operation], history: &BTreeMap<i64, Change>) -> Result<V
     }
     sights.sort_by_key(|(revision, ..)| *revision);
     let mut sights = sights.into_iter().peekable();
-    let mut keys = Keys::new();
+    let mut keys = before.clone();
     for (&revision, change) in history {
         while let Some((_, number, seen)) = sights.next_if(|(at, ..)| *at < revision) {
             seen_rightly(&operations[number], seen, &keys)?;
@@ -278,7 +287,7 @@ mod tests {
     fn complaint(spoil: impl FnOnce(&mut Vec<Operation>, &mut BTreeMap<i64, Change>)) -> String {
         let (mut operations, mut history) = good();
         spoil(&mut operations, &mut history);
-        check(&operations, &history).unwrap_err()
+        check(&Keys::new(), &operations, &history).unwrap_err()
     }
 
     #[test]
@@ -290,14 +299,14 @@ mod tests {
             read: 2,
             unknown: 2,
         };
-        assert_eq!(check(&operations, &history), Ok(counts));
+        assert_eq!(check(&Keys::new(), &operations, &history), Ok(counts));
     }
 
     #[test]
     fn a_lost_write_is_noticed() {
         let (mut operations, _) = good();
         operations.truncate(1);
-        let error = check(&operations, &BTreeMap::new()).unwrap_err();
+        let error = check(&Keys::new(), &operations, &BTreeMap::new()).unwrap_err();
         assert!(error.contains("acknowledged and lost"), "{error}");
     }
 

@@ -182,7 +182,7 @@ impl Load {
         }
         history.retain(|_, change| !change.is_empty());
         Ok(Report {
-            counts: history::check(&operations, &history)?,
+            counts: history::check(&Keys::new(), &operations, &history)?,
             longest: *lock(&self.shared.longest),
             revision,
         })
