@@ -224,7 +224,9 @@ pub async fn put(client: u16, key: &str, value: &str) -> Result<(), String> {
         value: value.to_owned().into(),
         ..PutRequest::default()
     };
-    let done = KvClient::new(channel(client)).put(request).await;
+    let done = KvClient::new(channel((Ipv4Addr::LOCALHOST, client).into()))
+        .put(request)
+        .await;
     done.map(drop).map_err(|status| status.to_string())
 }
 
@@ -235,7 +237,9 @@ pub async fn values(client: u16, from: &str) -> Result<Vec<String>, String> {
         range_end: "\0".into(),
         ..RangeRequest::default()
     };
-    let found = KvClient::new(channel(client)).range(request).await;
+    let found = KvClient::new(channel((Ipv4Addr::LOCALHOST, client).into()))
+        .range(request)
+        .await;
     let found = found.map_err(|status| status.to_string())?.into_inner().kvs;
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     Ok(found.iter().map(|kv| text(&kv.value)).collect())
@@ -244,7 +248,9 @@ pub async fn values(client: u16, from: &str) -> Result<Vec<String>, String> {
 /// The names of all members, sorted.
 pub async fn names(client: u16) -> Result<Vec<String>, String> {
     let request = MemberListRequest { linearizable: true };
-    let list = ClusterClient::new(channel(client)).member_list(request).await;
+    let list = ClusterClient::new(channel((Ipv4Addr::LOCALHOST, client).into()))
+        .member_list(request)
+        .await;
     let members = list.map_err(|status| status.to_string())?.into_inner().members;
     let mut names: Vec<_> = members.into_iter().map(|member| member.name).collect();
     names.sort();

@@ -18,6 +18,7 @@ use tonic::Response;
 use crate::cluster::{Cluster, eventually};
 use crate::load::channel;
 use crate::migration::convert;
+use crate::network::Network;
 use crate::tools::Tools;
 
 /// The key whose value one member has wrong.
@@ -59,7 +60,7 @@ impl Check {
 /// an alarm CORRUPT for this member, for no other; or, by [`Check::Initial`], a member that refuses to start.
 pub async fn found(tools: &Tools, programs: [&Path; 3], check: Check) -> Result<(), String> {
     let flags: Vec<_> = check.flags().iter().map(|flag| (*flag).to_owned()).collect();
-    let mut cluster = Cluster::start(&programs, &flags).await?;
+    let mut cluster = Cluster::start(Network::relayed()?, &programs, &flags).await?;
     let wrong = programs.len() - 1;
     cluster.move_leader(0).await?;
     put(&cluster, KEY, RIGHT).await?;
@@ -115,7 +116,7 @@ async fn put(cluster: &Cluster, key: &str, value: &str) -> Result<(), String> {
         value: value.to_owned().into(),
         ..PutRequest::default()
     };
-    done(KvClient::new(channel(cluster.port(0))).put(request).await)
+    done(KvClient::new(channel(cluster.address(0))).put(request).await)
 }
 
 /// A transaction that does one thing where the value is right, and another where it is not.
@@ -138,7 +139,7 @@ async fn act_on_it(cluster: &Cluster) -> Result<(), String> {
         success: vec![write("right")],
         failure: vec![write("wrong")],
     };
-    done(KvClient::new(channel(cluster.port(0))).txn(request).await)
+    done(KvClient::new(channel(cluster.address(0))).txn(request).await)
 }
 
 async fn compact(cluster: &Cluster) -> Result<(), String> {
@@ -147,7 +148,7 @@ async fn compact(cluster: &Cluster) -> Result<(), String> {
         revision: 3,
         physical: true,
     };
-    done(KvClient::new(channel(cluster.port(0))).compact(request).await)
+    done(KvClient::new(channel(cluster.address(0))).compact(request).await)
 }
 
 fn done<T>(answer: Result<Response<T>, tonic::Status>) -> Result<(), String> {
@@ -164,7 +165,7 @@ async fn named(cluster: &Cluster, wrong: usize) -> Result<(), String> {
             action: AlarmAction::Get.into(),
             ..AlarmRequest::default()
         };
-        let mut client = MaintenanceClient::new(channel(cluster.port(0)));
+        let mut client = MaintenanceClient::new(channel(cluster.address(0)));
         let alarms = client.alarm(request).await.map_err(|status| status.to_string())?;
         let alarms = alarms.into_inner().alarms;
         match alarms == [alarm] {

@@ -45,7 +45,7 @@ fn trial(name: &str, check: Check, ours: usize) -> (String, Work) {
             false => &*tools.reference,
         };
         let programs = [program(0), program(1), program(2)];
-        harness::runtime()?.block_on(divergence::found(tools, programs, check))
+        Ok(harness::runtime()?.block_on(divergence::found(tools, programs, check))?)
     };
     (name.to_owned(), Box::new(work))
 }

@@ -53,7 +53,11 @@ mod tests {
     fn what_arrived_goes_once_it_is_installed_and_what_did_not_arrive_at_the_next_start() {
         let (disk, dir) = (SimDisk::new(), Path::new("/snap"));
         disk.create_dir_all(dir).unwrap();
-        let kept = ["0000000000000009.snap", "0000000000000009-0000000000000001.snap", "db"];
+        let kept = [
+            "0000000000000009.snap",
+            "0000000000000009-0000000000000001.snap",
+            "db",
+        ];
         for name in [
             "0000000000000009.snap.db",
             "000000000000000a.snap.db",
