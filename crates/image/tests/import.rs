@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use common::*;
 use env::{Disk, SimDisk, sim::crash_everywhere};
 use image::{ImportError, Place, import, load};
@@ -14,6 +16,39 @@ use proto::raftpb::ConfState;
 fn import_db(disk: &SimDisk, place: &Place) -> Result<proto::storepb::Commit, ImportError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     import(&disk, Path::new(DB), Path::new(KV), place)
+}
+
+/// The rows of every bucket.
+type Buckets = BTreeMap<String, BTreeMap<Bytes, Bytes>>;
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn file_of(buckets: &Buckets) -> Vec<u8> {
+    let mut plan = bolt::Plan::new();
+    for (name, rows) in buckets {
+        plan.bucket(name, rows.iter().map(|(key, value)| (key.len(), value.len())));
+    }
+    let mut writer = bolt::Writer::new(plan);
+    let mut file = Vec::new();
+    writer.begin(&mut file);
+    for (name, rows) in buckets {
+        writer.bucket(name, &mut file);
+        for (key, value) in rows {
+            writer.put(key, value, &mut file);
+        }
+    }
+    writer.finish(&mut file);
+    file
+}
+
+fn buckets_of(disk: &SimDisk) -> Buckets {
+    let reader = bolt::Reader::open(disk.open(Path::new(DB)).unwrap()).unwrap();
+    let rows = |name: &str| reader.bucket(name).unwrap().map(Result::unwrap).collect();
+    let names = reader.buckets().unwrap().into_iter();
+    let names = names.map(|name| String::from_utf8(name.to_vec()).unwrap());
+    names.map(|name| (name.clone(), rows(&name))).collect()
 }
 
 fn opened(disk: &SimDisk) -> Member {
@@ -190,21 +225,14 @@ fn what_is_not_etcds_or_newer_is_refused_by_name() {
     assert!(matches!(refusal(vec![]), ImportError::Read { .. }));
     assert!(matches!(refusal(vec![7; 10_000]), ImportError::Read { .. }));
     let with = |buckets: &[(&str, &[(&str, &str)])]| {
-        let mut plan = bolt::Plan::new();
-        for (name, rows) in buckets {
-            plan.bucket(name, rows.iter().map(|(key, value)| (key.len(), value.len())));
-        }
-        let mut writer = bolt::Writer::new(plan);
-        let mut file = Vec::new();
-        writer.begin(&mut file);
-        for (name, rows) in buckets {
-            writer.bucket(name, &mut file);
-            for (key, value) in *rows {
-                writer.put(key.as_bytes(), value.as_bytes(), &mut file);
-            }
-        }
-        writer.finish(&mut file);
-        file
+        let rows = |rows: &[(&str, &str)]| {
+            let row = |(key, value): &(&str, &str)| (bytes(key), bytes(value));
+            rows.iter().map(row).collect()
+        };
+        let buckets = buckets
+            .iter()
+            .map(|(name, given)| ((*name).to_owned(), rows(given)));
+        file_of(&buckets.collect())
     };
     let index = ("consistent_index", "\0\0\0\0\0\0\0\x09");
     assert!(matches!(
@@ -259,4 +287,75 @@ fn the_members_of_an_old_file_are_those_of_the_raft_group() {
         [b"1", b"2", b"7"],
         "neither the bucket's own row nor the stranger"
     );
+}
+
+/// A database as each release of etcd keeps it, made of one of ours. 3.4 does not say in which term and group
+/// it is; 3.6 began to name the version of its storage, and to keep a downgrade that was called off.
+fn as_written_by(minor: u64, ours: &Buckets) -> Buckets {
+    let mut buckets = ours.clone();
+    let version = bytes(&format!("3.{minor}.0"));
+    let cluster = buckets.get_mut("cluster").unwrap();
+    cluster.insert(bytes("clusterVersion"), version.clone());
+    if minor >= 6 {
+        cluster.insert(
+            bytes("downgrade"),
+            bytes(r#"{"target-version":"","enabled":false}"#),
+        );
+    }
+    let meta = buckets.get_mut("meta").unwrap();
+    match minor {
+        6.. => drop(meta.insert(bytes("storageVersion"), version)),
+        _ => drop(meta.remove(&b"storageVersion"[..])),
+    }
+    if minor < 5 {
+        meta.remove(&b"term"[..]);
+        meta.remove(&b"confState"[..]);
+    }
+    buckets
+}
+
+#[test]
+fn the_database_of_every_release_comes_in_and_goes_out_as_that_release_wrote_it() {
+    let mut origin = opened(&SimDisk::new());
+    history(&mut origin, 5);
+    for (table, row) in [
+        (mvcc::Table::Members, "members"),
+        (mvcc::Table::Cluster, "cluster"),
+    ] {
+        origin.head.table_delete(table, row.as_bytes());
+    }
+    for id in [1, 2, 7] {
+        let member = format!(r#"{{"id":{id},"peerURLs":["http://{id}"],"name":"m{id}"}}"#);
+        let key = id.to_string();
+        origin
+            .head
+            .table_put(mvcc::Table::Members, key.as_bytes(), member.as_bytes());
+    }
+    origin.commit();
+    let (disk, expected) = given_out(&origin);
+    let ours = buckets_of(&disk);
+    // What the log and the .snap file say where the database does not.
+    let place = Place {
+        term: Some(expected.commit.term),
+        conf_state: expected.commit.conf_state.clone(),
+        ..Place::default()
+    };
+    for minor in 4..=7 {
+        let written = as_written_by(minor, &ours);
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new("/member/snap")).unwrap();
+        let file = disk.create(Path::new(DB)).unwrap();
+        file.write_at(&[IoSlice::new(&file_of(&written))], 0).unwrap();
+        assert_eq!(import_db(&disk, &place).unwrap(), expected.commit, "3.{minor}");
+
+        let member = opened(&disk);
+        assert_eq!(seen(&member).hashes, expected.hashes, "3.{minor}");
+        member.export(&disk, DB);
+        let mut given_back = buckets_of(&disk);
+        if minor == 4 {
+            let meta = given_back.get_mut("meta").unwrap();
+            assert!(meta.remove(&b"term"[..]).is_some() && meta.remove(&b"confState"[..]).is_some());
+        }
+        assert_eq!(given_back, written, "3.{minor}");
+    }
 }
