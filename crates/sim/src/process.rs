@@ -311,6 +311,8 @@ impl Data {
         if commit.applied_index < index {
             (commit, tables) = transfer::load(&**disk, snapshot, &store, &recovered.mvcc)?;
         }
+        let cleared = image::remove_arriving(&**disk, &transfer::snap_dir());
+        cleared.map_err(died("removing what was arriving"))?;
         transfer::clear(&**disk, u64::MAX)?;
         Data::revive(store, recovered.mvcc, commit, tables)
     }
