@@ -103,6 +103,10 @@ pub async fn run(
         running.stop();
         return Err(RunError::Failed(reason));
     }
+    if has_data && let Err(reason) = versions::check_others(node, &ask).await {
+        running.stop();
+        return Err(RunError::Failed(reason));
+    }
 
     let ports = Ports::new(lanes.clone(), Limits::new(&config));
     let site = |port| Site::new(port, node.clone(), metrics.clone(), &config);

@@ -44,6 +44,13 @@ struct Told {
     etcdcluster: String,
 }
 
+impl Told {
+    /// Whether it does not understand all that we propose.
+    fn is_too_old(&self) -> bool {
+        Version::parse(&self.etcdserver).is_some_and(|server| server < machine::OLDEST)
+    }
+}
+
 /// As the leader, keeps the cluster version where it has to be.
 pub async fn agree(node: Node, ask: Ask) {
     loop {
@@ -155,13 +162,39 @@ async fn told(ask: &Ask, member: &Member) -> Option<Told> {
     .ok()
 }
 
+/// Refuses to go on beside members that are too old to understand what we put into the log: they would end
+/// themselves. Nobody needs to be asked where the cluster's version tells.
+pub async fn check_others(node: &Node, ask: &Ask) -> Result<(), String> {
+    let replicated = node.board.replicated();
+    if replicated.versions.version() >= Some(machine::OLDEST) {
+        return Ok(());
+    }
+    let others = replicated.members.iter().filter(|member| member.id != node.id.0);
+    let told = others.map(async |member| (MemberId(member.id), told(ask, member).await));
+    for (id, told) in join_all(told).await {
+        if let Some(told) = told.filter(Told::is_too_old) {
+            return Err(format!(
+                "member {id} runs etcd {}, which does not understand entries of this one; bring all members to \
+                 {} first, or stop those that are older until they are replaced",
+                told.etcdserver,
+                short(machine::OLDEST)
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a member of our version may join the cluster of these members: at least one says at which
-/// version the cluster is, and none names one that we can not act at. A cluster above us that comes down
-/// to our version is one.
+/// version the cluster is, none names one that we can not act at, and none is too old to act with us. A
+/// cluster above us that comes down to our version is one to act at.
 pub async fn may_join(ask: &Ask, others: &[Member]) -> bool {
     let clusters = join_all(others.iter().map(async |member| told(ask, member).await)).await;
-    let clusters = clusters.iter().flatten();
-    let clusters: Vec<Version> = clusters
+    let told: Vec<&Told> = clusters.iter().flatten().collect();
+    if told.iter().any(|told| told.is_too_old()) {
+        return false;
+    }
+    let clusters: Vec<Version> = told
+        .iter()
         .filter_map(|told| Version::parse(&told.etcdcluster))
         .collect();
     fits(&clusters, is_downgrading(ask, others).await)
@@ -340,6 +373,17 @@ mod tests {
                 read,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn nobody_goes_on_beside_a_member_older_than_3_5() {
+        for (etcdserver, too_old) in [("3.4.45", true), ("3.5.0", false), ("3.7.1", false), ("?", false)] {
+            let told = Told {
+                etcdserver: etcdserver.to_owned(),
+                etcdcluster: String::new(),
+            };
+            assert_eq!(told.is_too_old(), too_old, "{etcdserver}");
         }
     }
 
