@@ -137,6 +137,41 @@ pub const DIFFERENCES: &[Difference] = &[
         expected: Expected::Rewritten(|_, answer| answer.replace("Unavailable", "FailedPrecondition")),
     },
     Difference {
+        name: "downgrade-version",
+        origin: Origin::Etcd("3.6"),
+        reason: "the version itself, told without a patch number",
+        expected: Expected::Rewritten(|_, answer| answer.replace("3.5.0", "3.7")),
+    },
+    Difference {
+        name: "lowered",
+        origin: Origin::Etcd("3.6"),
+        reason: "the cluster version falls when a downgrade begins, not when an older member has come",
+        expected: Expected::Rewritten(|_, answer| {
+            answer.replace(
+                r#"\"etcdserver\":\"3.5.30\",\"etcdcluster\":\"3.5.0\""#,
+                r#"\"etcdserver\":\"3.7.1\",\"etcdcluster\":\"3.6.0\",\"storage\":\"3.6.0\""#,
+            )
+        }),
+    },
+    Difference {
+        name: "downgrade-answered",
+        origin: Origin::Etcd("3.6"),
+        reason: "who begins a downgrade, or calls it off, is answered when it is done",
+        expected: Expected::Rewritten(|call, _| {
+            let (revision, version) = match call.contains("ENABLE") {
+                true => (1, "3.7"),
+                false => (2, "3.6"),
+            };
+            format!("downgrade: revision={revision} version=\"{version}\"")
+        }),
+    },
+    Difference {
+        name: "downgrade-cancelled-twice",
+        origin: Origin::Etcd("3.6"),
+        reason: "calling off a downgrade that is not there is no error",
+        expected: Expected::Rewritten(|_, _| "downgrade: revision=1 version=\"3.7\"".into()),
+    },
+    Difference {
         name: "no-go-inside",
         origin: Origin::OnPurpose,
         reason: "/debug/vars shows the inside of a Go program",

@@ -15,7 +15,7 @@
 //! | `snapshot` | checks what Maintenance.Snapshot sends: sizes, countdown, checksum, bbolt's magic number |
 //! | `health_check SERVICE`, `health_list` | grpc.health.v1 |
 //! | `unknown /SERVICE/METHOD` | a unary call with an empty message |
-//! | `http METHOD PATH` | an HTTP request; `port=metrics`, `body=…`, `print=head`, `print=sorted` |
+//! | `http METHOD PATH` | an HTTP request; `port=metrics` or `peer`, `body=…`, `print=head`, `print=sorted` |
 //! | `metrics NAME…` | the samples of these metrics |
 //! | `start members=3 [FLAG=VALUE…]` | starts a cluster, see below |
 //! | `join`, `gone` | starts a member that was added; waits for one that was removed to end by itself |
@@ -24,6 +24,8 @@
 //!
 //! In a cluster the first member leads. Commands go to it, or with `m2:` in front to another one. Addresses have the
 //! member's number behind them: `PEER4` is where a fourth one can be added.
+//!
+//! `BELOW` is the minor version below the server's.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -219,9 +221,10 @@ impl Session {
     fn with_addresses(&self, command: &Command) -> Command {
         let running = self.running.iter().map(|running| running.server.ports);
         let ports: Vec<_> = running.chain(self.spare.iter().copied()).collect();
+        let below = self.tools.below(&self.program);
         let address = |text: &str| {
             let ports = ports.iter().enumerate();
-            ports.fold(text.to_owned(), |text, (number, ports)| {
+            ports.fold(text.replace("BELOW", &below), |text, (number, ports)| {
                 let name = format!("PEER{}", number + 1);
                 text.replace(&name, &ports.at(ports.peer).to_string())
             })

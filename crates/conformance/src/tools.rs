@@ -58,6 +58,19 @@ impl Tools {
         })
     }
 
+    /// The minor version below the one of this server.
+    pub fn below(&self, program: &Path) -> String {
+        let version = match program == self.reference {
+            true => REFERENCE_VERSION,
+            false => &self.ours_version,
+        };
+        let mut numbers = version
+            .split('.')
+            .map(|number| number.parse::<u64>().unwrap_or(0));
+        let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        format!("{major}.{}", minor.saturating_sub(1))
+    }
+
     /// Whether the server under test is a newer etcd than the reference, so that the known differences hold. Not so
     /// when the harness checks itself with the real etcd on both sides.
     pub fn ours_is_newer(&self) -> bool {

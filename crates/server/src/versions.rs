@@ -267,27 +267,26 @@ async fn oldest_of(ask: &Ask, member: &Member) -> Option<Version> {
     }
 }
 
-/// Carries out a call of `Downgrade`. Returns the cluster version.
+/// Carries out a call of `Downgrade`. Returns the cluster version it found: the leader may have changed it
+/// before there is an answer.
 pub async fn downgrade(node: &Node, action: i32, version: &str) -> Result<String, ErrorKind> {
-    match DowngradeAction::try_from(action) {
-        Ok(DowngradeAction::Validate) => {
-            check_downgrade(node, version).await?;
-        }
-        Ok(DowngradeAction::Enable) => {
-            let target = check_downgrade(node, version).await?;
-            set_downgrade(node, Some(target)).await?;
-        }
-        Ok(DowngradeAction::Cancel) => {
+    let action = DowngradeAction::try_from(action).map_err(|_| ErrorKind::UnknownMethod)?;
+    let target = match action {
+        DowngradeAction::Validate | DowngradeAction::Enable => Some(check_downgrade(node, version).await?),
+        DowngradeAction::Cancel => {
             node.read_barrier().await?;
-            // Without one there is nothing to do, and that is no error.
-            if node.board.replicated().versions.downgrade().enabled {
-                set_downgrade(node, None).await?;
-            }
+            None
         }
-        Err(_) => return Err(ErrorKind::UnknownMethod),
+    };
+    let versions = node.board.replicated().versions.clone();
+    let found = versions.version().ok_or(ErrorKind::ClusterVersionUnavailable)?;
+    match action {
+        DowngradeAction::Enable => set_downgrade(node, target).await?,
+        // Without one there is nothing to do, and that is no error.
+        DowngradeAction::Cancel if versions.downgrade().enabled => set_downgrade(node, None).await?,
+        DowngradeAction::Cancel | DowngradeAction::Validate => {}
     }
-    let version = node.board.replicated().versions.version();
-    version.map(short).ok_or(ErrorKind::ClusterVersionUnavailable)
+    Ok(short(found))
 }
 
 async fn check_downgrade(node: &Node, version: &str) -> Result<Version, ErrorKind> {
