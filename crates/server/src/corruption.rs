@@ -110,7 +110,8 @@ fn hash_error(error: &RangeError) -> String {
     }
 }
 
-async fn own_hash(node: &Node, revision: i64) -> Result<HashKv, RangeError> {
+/// This member's hash of all keys at `revision`, or at its own if that is 0.
+pub async fn own_hash(node: &Node, revision: i64) -> Result<HashKv, RangeError> {
     let began = Instant::now();
     let mvcc = node.mvcc.clone();
     let hash = tokio::task::spawn_blocking(move || mvcc.hash_kv(revision)).await;

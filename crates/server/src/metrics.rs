@@ -240,6 +240,10 @@ metrics! {
         "etcd_server_is_learner", "Whether this member has no vote.";
     server_leader_changes_seen_total: Counter,
         "etcd_server_leader_changes_seen_total", "Changes of the leader.";
+    server_learner_promote_failures: Family<Counter>, by ["Reason"],
+        "etcd_server_learner_promote_failures", "Promotions of learners that this member refused as the leader, by the error.";
+    server_learner_promote_successes: Counter,
+        "etcd_server_learner_promote_successes", "Promotions of learners while this member led.";
     server_proposals_applied_total: Gauge,
         "etcd_server_proposals_applied_total", "Index of the last entry applied.";
     server_proposals_committed_total: Gauge,

@@ -134,6 +134,20 @@ impl cluster_server::Cluster for Cluster {
 /// # Errors
 /// `NotLeader` elsewhere, `MemberNotFound`, `MemberNotLearner`, `LearnerNotReady`, `NotEnoughStarted`.
 pub async fn promote_here(node: &Node, id: MemberId) -> Result<Vec<etcdserverpb::Member>, ErrorKind> {
+    let promoted = promote(node, id).await;
+    match promoted {
+        Ok(_) => node.metrics.server_learner_promote_successes.inc(),
+        Err(ErrorKind::NotLeader) => {}
+        Err(error) => node
+            .metrics
+            .server_learner_promote_failures
+            .with(&[error.text()])
+            .inc(),
+    }
+    promoted
+}
+
+async fn promote(node: &Node, id: MemberId) -> Result<Vec<etcdserverpb::Member>, ErrorKind> {
     may_promote(node, id).await?;
     match node.change_members(&MemberChange::Promote(id)).await?.outcome {
         Outcome::Members(members) => Ok(members),

@@ -19,6 +19,7 @@ use types::{ErrorKind, MemberId};
 
 use super::{blocking, mismatch, status};
 use crate::config::VERSION;
+use crate::corruption;
 use crate::node::Node;
 use crate::replies::Done;
 use crate::versions;
@@ -122,15 +123,21 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         let node = self.0.clone();
         node.admit(request.metadata())?;
-        let header = Some(node.header(0));
-        let hash = blocking(move || {
-            let finished = node.compactions.finished();
-            node.store
-                .snapshot()
-                .map_err(|error| error.to_string())
-                .and_then(|snapshot| image::hash(&snapshot, finished).map_err(|error| error.to_string()))
+        let (header, began) = (Some(node.header(0)), std::time::Instant::now());
+        let hash = blocking({
+            let node = node.clone();
+            move || {
+                let finished = node.compactions.finished();
+                node.store
+                    .snapshot()
+                    .map_err(|error| error.to_string())
+                    .and_then(|snapshot| image::hash(&snapshot, finished).map_err(|error| error.to_string()))
+            }
         })
         .await?;
+        node.metrics
+            .mvcc_hash_duration_seconds
+            .observe_duration(began.elapsed());
         Ok(Response::new(HashResponse {
             header,
             hash: hash.map_err(Status::unknown)?,
@@ -141,11 +148,8 @@ impl maintenance_server::Maintenance for Maintenance {
         let node = self.0.clone();
         node.admit(request.metadata())?;
         let revision = request.get_ref().revision;
-        let hashed = blocking({
-            let mvcc = node.mvcc.clone();
-            move || mvcc.hash_kv(revision)
-        });
-        let hashed = hashed.await?.map_err(|error| node.range_failed(error))?;
+        let hashed = corruption::own_hash(&node, revision).await;
+        let hashed = hashed.map_err(|error| node.range_failed(error))?;
         Ok(Response::new(HashKvResponse {
             header: Some(node.header(0)),
             hash: hashed.hash,
