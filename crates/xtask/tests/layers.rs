@@ -67,6 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "env",
             "wal",
             "store",
+            "image",
         ],
     ),
     ("etcd", &["server"]),
