@@ -69,6 +69,9 @@ const PIECE_MAX: usize = 64 * 1024;
 /// How long a process that has just been started may stay unknown.
 const UNKNOWN_MAX: Duration = Duration::from_secs(1);
 
+/// How long a port may be taken. Somebody who looks for free ones may have it for a moment.
+const TAKEN_MAX: Duration = Duration::from_secs(10);
+
 impl Links {
     /// Whether this machine tells which process holds a connection.
     pub fn possible() -> Result<(), String> {
@@ -91,9 +94,17 @@ impl Links {
             // Its listener is gone when it is; that it was aborted is no news.
             let _ = closed.await;
         }
-        let listener = TcpListener::bind(("127.0.0.1", advertised))
+        let listener = timeout(TAKEN_MAX, async {
+            loop {
+                match TcpListener::bind(("127.0.0.1", advertised)).await {
+                    Ok(listener) => return listener,
+                    Err(_) => sleep(TAKEN_MAX / 100).await,
+                }
+            }
+        });
+        let listener = listener
             .await
-            .map_err(|e| format!("port {advertised}: {e}"))?;
+            .map_err(|_| format!("port {advertised} is taken"))?;
         let relay = tokio::spawn(relay(self.shared.clone(), listener, number, behind));
         self.relays.insert(number, relay);
         Ok(())
