@@ -454,7 +454,7 @@ fn entry(name: &str, advertised: SocketAddr) -> String {
 }
 
 /// A call's answer, or the lack of one.
-async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+pub async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
     match timeout(ANSWER_MAX, call).await {
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("no answer comes")),

@@ -68,7 +68,7 @@ pub async fn found(tools: &Tools, programs: [&Path; 3], check: Check) -> Result<
     cluster.stop(wrong).await?;
     let data = cluster.server(wrong).data();
     if programs[wrong] == tools.ours {
-        convert(tools, &data).await?;
+        convert(tools, &data, None).await?;
     }
     falsify(&data.join("member/snap/db"))?;
     match (cluster.resume(wrong).await, check) {
