@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use machine::Version;
 use server::config::VERSION;
-use server::convert::{to_bolt, to_native};
+use server::convert::{Version, to_bolt, to_native};
 
 /// Works on data folders while no server does.
 #[derive(Parser)]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use env::{Disk, RealDisk};
 use image::{Export, v2store};
-use machine::Version;
+pub use machine::Version;
 use proto::raftpb::{HardState, Snapshot, SnapshotMetadata};
 use proto::walpb;
 use store::Store;
