@@ -33,40 +33,48 @@ type Executed = Result<(Answer, Vec<Row>, TokenEffect), ErrorKind>;
 type Changed = Result<Vec<Row>, ErrorKind>;
 
 impl Auth {
-    /// Carries out a request of `who` at its place in the log.
-    pub fn execute(&mut self, who: &Identity, request: &Request, index: Index) -> Executed {
+    /// Carries out a request of `who` at its place in the log. Whoever holds the state as it was keeps it.
+    pub fn execute(self: &mut Arc<Self>, who: &Identity, request: &Request, index: Index) -> Executed {
         if request.needs_root() {
             self.require_root(who)?;
         }
-        let answer = |answer| Ok((answer, vec![], TokenEffect::None));
-        let done = |rows| (Answer::Done, rows, TokenEffect::None);
-        match request {
-            Request::Status => answer(Answer::Status {
+        let answer = match request {
+            Request::Status => Answer::Status {
                 enabled: self.enabled,
                 revision: self.revision,
-            }),
-            Request::UserList => answer(Answer::Names(names(self.users.keys()))),
-            Request::RoleList => answer(Answer::Names(names(self.roles.keys()))),
-            Request::UserGet(request) => answer(Answer::Names(self.user_get(who, &request.name)?)),
-            Request::RoleGet(request) => answer(Answer::Permissions(self.role_get(who, &request.role)?)),
-            Request::Authenticate(request) => self.authenticate(request, index),
-            Request::Enable => self.enable().map(done),
-            Request::Disable => Ok((Answer::Done, self.disable(), TokenEffect::EndAll)),
-            Request::UserAdd(request) => self.user_add(request, index).map(done),
-            Request::UserDelete(request) => {
-                let rows = self.user_delete(&request.name)?;
-                Ok((Answer::Done, rows, TokenEffect::EndOf(request.name.clone())))
+            },
+            Request::UserList => Answer::Names(names(self.users.keys())),
+            Request::RoleList => Answer::Names(names(self.roles.keys())),
+            Request::UserGet(request) => Answer::Names(self.user_get(who, &request.name)?),
+            Request::RoleGet(request) => Answer::Permissions(self.role_get(who, &request.role)?),
+            Request::Authenticate(request) => return self.authenticate(request, index),
+            change => {
+                let rows = Arc::make_mut(self).change(change, index)?;
+                return Ok((Answer::Done, rows, change.end_of_tokens()));
             }
-            Request::UserChangePassword(request) => {
-                let rows = self.user_change_password(request, index)?;
-                Ok((Answer::Done, rows, TokenEffect::EndOf(request.name.clone())))
-            }
-            Request::UserGrantRole(request) => self.user_grant_role(request).map(done),
-            Request::UserRevokeRole(request) => self.user_revoke_role(request).map(done),
-            Request::RoleAdd(request) => self.role_add(request).map(done),
-            Request::RoleDelete(request) => self.role_delete(&request.role).map(done),
-            Request::RoleGrantPermission(request) => self.role_grant_permission(request).map(done),
-            Request::RoleRevokePermission(request) => self.role_revoke_permission(request).map(done),
+        };
+        Ok((answer, vec![], TokenEffect::None))
+    }
+
+    fn change(&mut self, request: &Request, index: Index) -> Changed {
+        match request {
+            Request::Enable => self.enable(),
+            Request::Disable => Ok(self.disable()),
+            Request::UserAdd(request) => self.user_add(request, index),
+            Request::UserDelete(request) => self.user_delete(&request.name),
+            Request::UserChangePassword(request) => self.user_change_password(request, index),
+            Request::UserGrantRole(request) => self.user_grant_role(request),
+            Request::UserRevokeRole(request) => self.user_revoke_role(request),
+            Request::RoleAdd(request) => self.role_add(request),
+            Request::RoleDelete(request) => self.role_delete(&request.role),
+            Request::RoleGrantPermission(request) => self.role_grant_permission(request),
+            Request::RoleRevokePermission(request) => self.role_revoke_permission(request),
+            Request::Status
+            | Request::Authenticate(_)
+            | Request::UserGet(_)
+            | Request::UserList
+            | Request::RoleGet(_)
+            | Request::RoleList => Ok(vec![]),
         }
     }
 }
@@ -355,6 +363,11 @@ fn stored_password(user: &str, plain: &str, hashed: &str, index: Index) -> Resul
     let letters: String = hashed.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     let decoded = BASE64.decode(letters).map_err(|_| ErrorKind::NoPasswordUser)?;
     Ok(decoded.into())
+}
+
+/// A hash as requests carry it.
+pub fn hash_in_request(hash: &str) -> String {
+    BASE64.encode(hash)
 }
 
 fn names<'a>(keys: impl Iterator<Item = &'a Bytes>) -> Vec<String> {

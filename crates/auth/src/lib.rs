@@ -38,6 +38,7 @@ mod reach;
 mod request;
 mod token;
 
+pub use execute::hash_in_request;
 pub use reach::Reach;
 pub use request::{Answer, Request, Row, TokenEffect};
 pub use token::Tokens;

@@ -57,6 +57,16 @@ impl Request {
         }
     }
 
+    /// The tokens that are void once it is done.
+    pub(crate) fn end_of_tokens(&self) -> TokenEffect {
+        match self {
+            Request::Disable => TokenEffect::EndAll,
+            Request::UserDelete(request) => TokenEffect::EndOf(request.name.clone()),
+            Request::UserChangePassword(request) => TokenEffect::EndOf(request.name.clone()),
+            _ => TokenEffect::None,
+        }
+    }
+
     /// Whether only a holder of the role `root` may ask this. Who may see a single user or role depends on
     /// which; whether authentication is on, and a token, may be asked for by anybody.
     pub(crate) fn needs_root(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The rules about users and roles, request by request.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use auth::{Access, Answer, Auth, Identity, Request, Row, TokenEffect};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use types::{ErrorKind, KeyRange};
 
 /// Users and roles, and somebody at work on them.
 struct Store {
-    auth: Auth,
+    auth: Arc<Auth>,
     who: Identity,
     index: u64,
     rows: Vec<Row>,
@@ -22,7 +23,7 @@ impl Store {
     /// Off and empty; nobody asks.
     fn new() -> Self {
         Store {
-            auth: Auth::default(),
+            auth: Arc::default(),
             who: Identity::default(),
             index: 10,
             rows: vec![],
@@ -500,7 +501,7 @@ fn what_the_tables_hold_is_read_back() {
     }
     restored.complete();
     restored.check().unwrap();
-    assert_eq!(restored, store.auth);
+    assert_eq!(restored, *store.auth);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use server::config::{
-    AutoCompaction, Config, Credentials, DEFAULT_NAME, Discovery, Gate, Identity, Keepalive, PeerTls,
-    RegisterSettings, RegisterTls, Trust, Url, UrlError, parse_initial_cluster,
+    AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME, Discovery, Gate,
+    Identity, Keepalive, PeerTls, RegisterSettings, RegisterTls, Trust, Url, UrlError, parse_initial_cluster,
 };
 use server::go;
 use thiserror::Error;
@@ -33,6 +33,9 @@ const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
 const DISCOVERY_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Entries between snapshots when 0 is asked for.
 const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
+
+/// Life of a simple token when 0 is asked for.
+const AUTH_TOKEN_TTL_DEFAULT_SECS: u64 = 300;
 
 /// What is wrong with the settings, in etcd's words where etcd has some.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -176,6 +179,11 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
             interval: positive(flags.grpc_keepalive_interval),
             timeout: positive(flags.grpc_keepalive_timeout),
         },
+        auth_token_ttl: Duration::from_secs(match flags.auth_token_ttl {
+            0 => AUTH_TOKEN_TTL_DEFAULT_SECS,
+            secs => secs,
+        }),
+        bcrypt_cost: bcrypt_cost(flags.bcrypt_cost),
         auto_compaction: auto_compaction(&flags.auto_compaction_mode, &flags.auto_compaction_retention)?,
         watch_progress_interval: positive(flags.watch_progress_notify_interval)
             .unwrap_or(WATCH_PROGRESS_DEFAULT)
@@ -389,6 +397,24 @@ fn discovery_credentials(flags: &Flags) -> Option<Credentials> {
         user: user.to_owned(),
         password: password.to_owned(),
     })
+}
+
+/// A cost there is; any other falls back to the default.
+fn bcrypt_cost(asked: u64) -> u32 {
+    let cost = u32::try_from(asked).ok();
+    match cost.filter(|cost| BCRYPT_COSTS.contains(cost)) {
+        Some(cost) => cost,
+        None => {
+            warn!(
+                "min-cost" = BCRYPT_COSTS.start(),
+                "max-cost" = BCRYPT_COSTS.end(),
+                "default-cost" = BCRYPT_COST_DEFAULT,
+                "given-cost" = asked,
+                "use default bcrypt cost instead of the invalid given cost"
+            );
+            BCRYPT_COST_DEFAULT
+        }
+    }
 }
 
 fn without_host(urls: &[Url]) -> Option<Url> {

@@ -12,10 +12,15 @@ use store::Snapshot;
 use types::Revision;
 
 use crate::conf_state;
-use crate::{CONF_STATE, CONSISTENT_INDEX, FINISHED_COMPACT, KEY_BUCKET, SCHEDULED_COMPACT, TERM};
+use crate::{
+    AUTH_REVISION, CONF_STATE, CONSISTENT_INDEX, FINISHED_COMPACT, KEY_BUCKET, SCHEDULED_COMPACT, TERM,
+};
 
 /// Bytes of a piece, as etcd sends them.
 const PIECE_BYTES: usize = 32 << 10;
+
+/// The auth revision of a store in which nothing about users was changed yet, as it is stored.
+const FIRST_AUTH_REVISION: [u8; 8] = 1u64.to_be_bytes();
 
 /// A snapshot's buckets in the order of the file.
 struct Buckets {
@@ -38,6 +43,10 @@ impl Buckets {
             .entry(Table::Meta.name())
             .or_default()
             .extend(meta(snapshot, finished));
+        // A Go member that is given this file while it runs takes no row for 0, and would count on from there.
+        let auth = tables.entry(Table::Auth.name()).or_default();
+        auth.entry(AUTH_REVISION.into())
+            .or_insert(Bytes::from_static(&FIRST_AUTH_REVISION));
         tables.insert(KEY_BUCKET, BTreeMap::new());
         Buckets { tables }
     }

@@ -32,6 +32,9 @@ const CONSISTENT_INDEX: &str = "consistent_index";
 const TERM: &str = "term";
 const CONF_STATE: &str = "confState";
 
+/// The key of table auth that counts changes of users and roles.
+const AUTH_REVISION: &str = "authRevision";
+
 /// Keys of table meta that name the compact revision: asked for, and carried out.
 const SCHEDULED_COMPACT: &str = "scheduledCompactRev";
 const FINISHED_COMPACT: &str = "finishedCompactRev";

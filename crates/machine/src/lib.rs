@@ -5,7 +5,7 @@
 //!                          | decode            request.rs: etcd's messages, old and new
 //!                          v
 //!                       Machine::apply
-//!                          | admit             corrupt, no space, (authorization)
+//!                          | admit             corrupt, no space, authorization
 //!                          | execute           one match over the requests
 //!            +-------------+-------------+
 //!            v             v             v
@@ -21,22 +21,21 @@
 //! *this* member cannot go on: it cannot read its own data, or does not understand the entry. It must
 //! stop before anything of the entry becomes visible.
 //!
-//! The machine keeps in memory what it decides by: members, alarms, versions. Each of these is also a
+//! The machine keeps in memory what it decides by: members, alarms, versions, users. Each of these is also a
 //! table of the store, in etcd's own bytes, written through the head in the batch of the entry that
 //! changed it, and read back by [`Machine::restore`].
 //!
 //! What is not a matter of the log is here too, so that there is one implementation of it: checks of a
-//! request's form ([`check`]) and reads ([`read`]).
+//! request's form ([`check`]), whether somebody may do it ([`authorize`]), and reads ([`read`]).
 //!
 //! # What is deliberately missing
 //!
 //! * The quota. The size of a member's disk is a local fact; it is asked before a proposal, and becomes
 //!   a fact of the log as an alarm. (etcd also asks at apply, and adds an error to the answer of
 //!   a request that was carried out.)
-//! * Authorization. Requests that change users or roles are refused as not understood, and a store with
-//!   authentication enabled is not opened.
 
 mod alarms;
+pub mod authorize;
 pub mod check;
 mod compare;
 mod json;

@@ -1,5 +1,8 @@
 //! Applying entries.
 
+use std::sync::Arc;
+
+use auth::{Auth, Identity, Row, TokenEffect};
 use bytes::Bytes;
 use lease::{Lease, Lessor};
 use mvcc::{Head, Table};
@@ -8,9 +11,10 @@ use prost::Message;
 use proto::etcdserverpb::{self, AlarmMember, AlarmType};
 use proto::raftpb::{ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType};
 use proto::raw;
-use types::{ErrorKind, LeaseId, MemberId};
+use types::{ErrorKind, Index, LeaseId, MemberId};
 
-use crate::request::Request;
+use crate::authorize::Caller;
+use crate::request::{Asked, Request};
 use crate::{Alarms, ClusterVersion, Fatal, MemberChange, Membership, RestoreError, Stop, leases, txn};
 
 /// What a machine must be told. It decides at apply, so all members must be told the same.
@@ -21,11 +25,13 @@ pub struct Config {
 }
 
 /// What every member knows beside keys and leases.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
     membership: Membership,
     alarms: Alarms,
     cluster: ClusterVersion,
+    /// Shared with those who check reads.
+    auth: Arc<Auth>,
 }
 
 /// What came of an entry.
@@ -63,6 +69,8 @@ pub enum Outcome {
     Alarm(Vec<AlarmMember>),
     /// All members after a change.
     Members(Vec<etcdserverpb::Member>),
+    /// Answer to a request about users, roles or the switch.
+    Auth(auth::Answer),
 }
 
 /// What the loop that applies has to do on account of an entry.
@@ -84,6 +92,8 @@ pub enum Effect {
     ClusterVersion,
     /// A downgrade was enabled or called off.
     Downgrade,
+    /// Users, roles or tokens changed, or authentication was switched on or off.
+    Auth(TokenEffect),
 }
 
 impl Machine {
@@ -93,6 +103,7 @@ impl Machine {
             membership: Membership::new(config.learners_max),
             alarms: Alarms::default(),
             cluster: ClusterVersion::default(),
+            auth: Arc::default(),
         }
     }
 
@@ -103,7 +114,7 @@ impl Machine {
         rows: impl IntoIterator<Item = (Table, Bytes, Bytes)>,
     ) -> Result<Self, RestoreError> {
         let mut machine = Machine::new(config);
-        let mut leases = vec![];
+        let (mut leases, mut auth) = (vec![], Auth::default());
         for (table, key, value) in rows {
             match table {
                 Table::Lease => leases.push(leases::parse_row(&key, &value)?),
@@ -111,16 +122,13 @@ impl Machine {
                 Table::Members => machine.membership.load(&key, &value)?,
                 Table::MembersRemoved => machine.membership.load_removed(&key)?,
                 Table::Cluster | Table::Meta => machine.cluster.load(table, &key, &value)?,
-                Table::Auth if key[..] == *b"authEnabled" && value[..] == [1] => {
-                    return Err(RestoreError::new(
-                        table,
-                        &key,
-                        "authentication is not supported yet",
-                    ));
-                }
-                Table::Auth | Table::AuthUsers | Table::AuthRoles => {}
+                Table::Auth => load(table, &key, auth.load_setting(&key, &value))?,
+                Table::AuthUsers => load(table, &key, auth.load_user(&key, &value))?,
+                Table::AuthRoles => load(table, &key, auth.load_role(&key, &value))?,
             }
         }
+        auth.complete();
+        machine.auth = Arc::new(auth);
         lessor.restore(leases);
         Ok(machine)
     }
@@ -133,6 +141,11 @@ impl Machine {
     /// The active alarms.
     pub fn alarms(&self) -> &Alarms {
         &self.alarms
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> &Arc<Auth> {
+        &self.auth
     }
 
     /// Cluster version, storage version and downgrade.
@@ -158,12 +171,14 @@ impl Machine {
         let (request_id, outcome, effect) = match EntryType::try_from(entry.r#type) {
             Ok(EntryType::EntryNormal) if data.is_empty() => (0, Ok(Outcome::Done), Effect::FirstOfTerm),
             Ok(EntryType::EntryNormal) => {
-                let (id, request) = Request::decode(&data).map_err(not_understood)?;
+                let Asked { id, who, request } = Request::decode(&data).map_err(not_understood)?;
                 kind = Some(request.kind());
-                match self
-                    .admit(&request)
-                    .and_then(|()| self.execute(head, lessor, request, now_ms))
-                {
+                let admitted = self.admit(lessor, &who, &request);
+                let done = admitted.and_then(|()| match request {
+                    Request::Auth(request) => self.change_users(head, &who, &request, entry.index),
+                    request => self.execute(head, lessor, request, now_ms),
+                });
+                match done {
                     Ok((outcome, effect)) => (id, Ok(outcome), effect),
                     Err(Stop::Refuse(kind)) => (id, Err(kind), Effect::None),
                     Err(Stop::Fatal(fatal)) => return Err(fatal),
@@ -193,15 +208,38 @@ impl Machine {
     }
 
     /// Whether the state of the cluster lets a request in. The order is part of the answer.
-    fn admit(&self, request: &Request) -> Result<(), Stop> {
+    fn admit(&self, lessor: &Mutex<Lessor>, who: &Identity, request: &Request) -> Result<(), Stop> {
         if request.is_refused_when_corrupt() && self.alarms.any(AlarmType::Corrupt) {
             return Err(Stop::Refuse(ErrorKind::Corrupt));
         }
         if self.alarms.any(AlarmType::Nospace) && request.is_refused_when_full() {
             return Err(Stop::Refuse(ErrorKind::NoSpace));
         }
-        // Third, and last: may the user in the request's header do this?
-        Ok(())
+        let auth = &self.auth;
+        Ok(Caller { auth, who, lessor }.may(request)?)
+    }
+
+    /// Carries out a request about users, roles or the switch.
+    fn change_users(
+        &mut self,
+        head: &mut Head,
+        who: &Identity,
+        request: &auth::Request,
+        index: Index,
+    ) -> Result<(Outcome, Effect), Stop> {
+        let (answer, rows, tokens) = self.auth.execute(who, request, index)?;
+        let effect = match rows.is_empty() && tokens == TokenEffect::None {
+            true => Effect::None,
+            false => Effect::Auth(tokens),
+        };
+        for row in rows {
+            match row {
+                Row::Setting(key, value) => head.table_put(Table::Auth, key, &value),
+                Row::User(name, user) => write(head, Table::AuthUsers, &name, user),
+                Row::Role(name, role) => write(head, Table::AuthRoles, &name, role),
+            }
+        }
+        Ok((Outcome::Auth(answer), effect))
     }
 
     /// Carries out a request that was let in.
@@ -259,7 +297,7 @@ impl Machine {
                 effect = Effect::Downgrade;
                 Outcome::Done
             }
-            Request::NoEffect => Outcome::Done,
+            Request::Auth(_) | Request::NoEffect => Outcome::Done,
         };
         Ok((outcome, effect))
     }
@@ -289,7 +327,19 @@ impl Machine {
     /// Checks the invariants: those of the lessor, and that the members are the raft group.
     pub fn check(&self, lessor: &Lessor, conf_state: &ConfState) -> Result<(), String> {
         lessor.check()?;
+        self.auth.check()?;
         self.membership.check(conf_state)
+    }
+}
+
+fn load(table: Table, key: &[u8], loaded: Result<(), auth::BadRow>) -> Result<(), RestoreError> {
+    loaded.map_err(|error| RestoreError::new(table, key, error))
+}
+
+fn write(head: &mut Head, table: Table, key: &[u8], value: Option<Bytes>) {
+    match value {
+        Some(value) => head.table_put(table, key, &value),
+        None => head.table_delete(table, key),
     }
 }
 

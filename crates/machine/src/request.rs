@@ -10,6 +10,7 @@
 //! request's path begins with `/`, which is no valid beginning of the range request that the new message
 //! has in its place. They become the requests that 3.6 logs instead.
 
+use auth::Identity;
 use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::{
@@ -39,22 +40,42 @@ pub(crate) enum Request {
         enabled: bool,
         target_version: String,
     },
-    /// Something that changes nothing: a read, or a question about authentication while it is off.
+    Auth(auth::Request),
+    /// Something that changes nothing: a read.
     NoEffect,
 }
 
+/// A request with what stands in its header.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Asked {
+    /// What its proposer waits for.
+    pub(crate) id: u64,
+    /// On whose behalf, as the proposer found out.
+    pub(crate) who: Identity,
+    pub(crate) request: Request,
+}
+
 impl Request {
-    /// Reads the data of a normal entry: the request and the id its proposer waits for. The error
-    /// says what is wrong with it.
-    pub(crate) fn decode(data: &Bytes) -> Result<(u64, Request), String> {
+    /// Reads the data of a normal entry. The error says what is wrong with it.
+    pub(crate) fn decode(data: &Bytes) -> Result<Asked, String> {
         match InternalRaftRequest::decode(data.clone()) {
-            Ok(message) => {
-                let header_id = message.header.as_ref().map_or(0, |header| header.id);
-                let id = if message.id == 0 { header_id } else { message.id };
-                Ok((id, Request::from_message(message)?))
+            Ok(mut message) => {
+                let header = message.header.take().unwrap_or_default();
+                Ok(Asked {
+                    id: if message.id == 0 { header.id } else { message.id },
+                    who: Identity {
+                        user: header.username,
+                        revision: header.auth_revision,
+                    },
+                    request: Request::from_message(message)?,
+                })
             }
             Err(error) => match etcdserverpb::Request::decode(data.clone()) {
-                Ok(old) if old.path().starts_with('/') => Ok((old.id(), Request::from_v2(&old)?)),
+                Ok(old) if old.path().starts_with('/') => Ok(Asked {
+                    id: old.id(),
+                    who: Identity::default(),
+                    request: Request::from_v2(&old)?,
+                }),
                 _ => Err(format!("neither a request nor one of the v2 kind: {error}")),
             },
         }
@@ -74,12 +95,15 @@ impl Request {
             Request::ClusterVersionSet(_) => "ClusterVersionSet",
             Request::MemberAttributesSet(..) => "ClusterMemberAttrSet",
             Request::DowngradeInfoSet { .. } => "DowngradeInfoSet",
+            Request::Auth(request) => request.kind(),
             Request::NoEffect => "NoEffect",
         }
     }
 
-    fn from_message(message: InternalRaftRequest) -> Result<Request, String> {
-        let auth_write = auth_write(&message);
+    fn from_message(mut message: InternalRaftRequest) -> Result<Request, String> {
+        if let Some(request) = auth_request(&mut message) {
+            return Ok(Request::Auth(request));
+        }
         Ok(match message {
             InternalRaftRequest {
                 put: Some(request), ..
@@ -136,35 +160,7 @@ impl Request {
             | InternalRaftRequest {
                 downgrade_version_test: Some(_),
                 ..
-            }
-            | InternalRaftRequest {
-                authenticate: Some(_),
-                ..
-            }
-            | InternalRaftRequest {
-                auth_disable: Some(_),
-                ..
-            }
-            | InternalRaftRequest {
-                auth_status: Some(_), ..
-            }
-            | InternalRaftRequest {
-                auth_user_get: Some(_),
-                ..
-            }
-            | InternalRaftRequest {
-                auth_user_list: Some(_),
-                ..
-            }
-            | InternalRaftRequest {
-                auth_role_get: Some(_),
-                ..
-            }
-            | InternalRaftRequest {
-                auth_role_list: Some(_),
-                ..
             } => Request::NoEffect,
-            _ if auth_write => return Err("users, roles and authentication cannot be changed yet".into()),
             _ => return Err("a request of a kind this version does not know".into()),
         })
     }
@@ -197,6 +193,7 @@ impl Request {
             | ClusterVersionSet(_)
             | MemberAttributesSet(..)
             | DowngradeInfoSet { .. }
+            | Auth(_)
             | NoEffect => false,
         }
     }
@@ -211,18 +208,31 @@ impl Request {
     }
 }
 
-/// Whether it changes what the authentication store holds.
-fn auth_write(message: &InternalRaftRequest) -> bool {
-    message.auth_enable.is_some()
-        || message.auth_user_add.is_some()
-        || message.auth_user_delete.is_some()
-        || message.auth_user_change_password.is_some()
-        || message.auth_user_grant_role.is_some()
-        || message.auth_user_revoke_role.is_some()
-        || message.auth_role_add.is_some()
-        || message.auth_role_delete.is_some()
-        || message.auth_role_grant_permission.is_some()
-        || message.auth_role_revoke_permission.is_some()
+/// The request about users, roles or the switch that a message holds.
+fn auth_request(message: &mut InternalRaftRequest) -> Option<auth::Request> {
+    use auth::Request::*;
+    None.or_else(|| message.authenticate.take().map(Authenticate))
+        .or_else(|| message.auth_enable.take().map(|_| Enable))
+        .or_else(|| message.auth_disable.take().map(|_| Disable))
+        .or_else(|| message.auth_status.take().map(|_| Status))
+        .or_else(|| message.auth_user_add.take().map(UserAdd))
+        .or_else(|| message.auth_user_delete.take().map(UserDelete))
+        .or_else(|| message.auth_user_change_password.take().map(UserChangePassword))
+        .or_else(|| message.auth_user_grant_role.take().map(UserGrantRole))
+        .or_else(|| message.auth_user_get.take().map(UserGet))
+        .or_else(|| message.auth_user_revoke_role.take().map(UserRevokeRole))
+        .or_else(|| message.auth_user_list.take().map(|_| UserList))
+        .or_else(|| message.auth_role_add.take().map(RoleAdd))
+        .or_else(|| message.auth_role_grant_permission.take().map(RoleGrantPermission))
+        .or_else(|| message.auth_role_get.take().map(RoleGet))
+        .or_else(|| {
+            message
+                .auth_role_revoke_permission
+                .take()
+                .map(RoleRevokePermission)
+        })
+        .or_else(|| message.auth_role_delete.take().map(RoleDelete))
+        .or_else(|| message.auth_role_list.take().map(|_| RoleList))
 }
 
 fn parse_version(text: &str) -> Result<Version, String> {
@@ -232,12 +242,12 @@ fn parse_version(text: &str) -> Result<Version, String> {
 
 #[cfg(test)]
 mod tests {
-    use proto::etcdserverpb::{AuthUserAddRequest, AuthUserListRequest, RequestHeader};
+    use proto::etcdserverpb::{AuthUserListRequest, RequestHeader};
     use proto::membershippb::{self, ClusterMemberAttrSetRequest};
 
     use super::*;
 
-    fn decode(message: &impl Message) -> Result<(u64, Request), String> {
+    fn decode(message: &impl Message) -> Result<Asked, String> {
         Request::decode(&Bytes::from(message.encode_to_vec()))
     }
 
@@ -263,8 +273,8 @@ mod tests {
             put,
             ..Default::default()
         };
-        assert_eq!(decode(&message).unwrap().0, 9);
-        assert_eq!(decode(&InternalRaftRequest { id: 5, ..message }).unwrap().0, 5);
+        assert_eq!(decode(&message).unwrap().id, 9);
+        assert_eq!(decode(&InternalRaftRequest { id: 5, ..message }).unwrap().id, 5);
     }
 
     #[test]
@@ -296,8 +306,11 @@ mod tests {
             minor: 5,
             patch: 0,
         };
-        let request = decode(&v2("PUT", "/0/version", "3.5.0"));
-        assert_eq!(request, Ok((7, Request::ClusterVersionSet(version))));
+        let asked = decode(&v2("PUT", "/0/version", "3.5.0")).unwrap();
+        assert_eq!(
+            (asked.id, asked.request),
+            (7, Request::ClusterVersionSet(version))
+        );
     }
 
     #[test]
@@ -323,17 +336,22 @@ mod tests {
     }
 
     #[test]
-    fn questions_about_authentication_pass_and_changes_of_it_are_refused() {
-        let question = InternalRaftRequest {
+    fn the_header_says_who_asks() {
+        let message = InternalRaftRequest {
+            header: Some(RequestHeader {
+                id: 3,
+                username: "alice".into(),
+                auth_revision: 7,
+            }),
             auth_user_list: Some(AuthUserListRequest::default()),
             ..Default::default()
         };
-        assert_eq!(decode(&question), Ok((0, Request::NoEffect)));
-        let change = InternalRaftRequest {
-            auth_user_add: Some(AuthUserAddRequest::default()),
-            ..Default::default()
+        let who = Identity {
+            user: "alice".into(),
+            revision: 7,
         };
-        assert!(decode(&change).unwrap_err().contains("authentication"));
+        let request = Request::Auth(auth::Request::UserList);
+        assert_eq!(decode(&message), Ok(Asked { id: 3, who, request }));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use mvcc::Table;
 use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmType, AuthEnableRequest, DowngradeVersionTestRequest,
-    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, RequestHeader,
+    AlarmMember, AlarmRequest, AlarmType, DowngradeVersionTestRequest, InternalRaftRequest, LeaseCheckpoint,
+    LeaseCheckpointRequest, RequestHeader,
 };
 use proto::membershippb::{ClusterVersionSetRequest, DowngradeInfoSetRequest};
 use proto::{leasepb, raftpb};
@@ -390,17 +390,13 @@ fn what_is_only_a_test_or_a_read_changes_nothing() {
 #[test]
 fn an_entry_that_is_not_understood_stops_the_member_and_names_the_entry() {
     let mut replica = Replica::new();
-    let auth = InternalRaftRequest {
-        auth_enable: Some(AuthEnableRequest {}),
-        ..Default::default()
-    };
     let bad_version = cluster_version("seven");
     let garbage = normal(1, Bytes::from_static(b"\xff\xff"));
     let bad_type = raftpb::Entry {
         r#type: 7,
         ..garbage.clone()
     };
-    for entry in [entry(1, &auth), entry(1, &bad_version), garbage, bad_type] {
+    for entry in [entry(1, &bad_version), garbage, bad_type] {
         let error = replica.apply_entry(&entry).unwrap_err();
         assert!(matches!(error, Fatal::NotUnderstood { index: 1, .. }));
         assert!(
@@ -429,7 +425,8 @@ fn a_damaged_table_is_refused_and_the_message_names_the_row() {
     assert!(refused(Table::Cluster, b"clusterVersion", b"x").contains("not a version"));
     assert!(refused(Table::Cluster, b"downgrade", b"x").contains("cluster, row downgrade"));
     assert!(refused(Table::Meta, b"storageVersion", b"\xff").contains("not a version"));
-    assert!(refused(Table::Auth, b"authEnabled", &[1]).contains("not supported"));
-    assert_eq!(restore(Table::Auth, b"authEnabled", &[0]), Ok(()));
+    assert!(refused(Table::Auth, b"authRevision", &[1]).contains("auth, row authRevision: "));
+    assert!(refused(Table::AuthUsers, b"u", b"\xff").contains("authUsers, row u: "));
+    assert!(refused(Table::AuthRoles, b"r", b"\xff").contains("authRoles, row r: "));
     assert_eq!(restore(Table::Meta, b"scheduledCompactRev", b"any"), Ok(()));
 }

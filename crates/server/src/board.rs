@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use auth::Auth;
 use machine::{ClusterVersion, Downgrade, Membership};
 use parking_lot::RwLock;
 use proto::etcdserverpb::{AlarmMember, Member};
@@ -22,6 +23,8 @@ pub struct Board {
     /// One more than the milliseconds; 0 while there was no leader.
     leader_since: AtomicU64,
     replicated: RwLock<Arc<Replicated>>,
+    auth: RwLock<Arc<Auth>>,
+    auth_enabled: AtomicBool,
     progress: Notify,
     leader_news: Notify,
     /// Whether this member was removed from its cluster.
@@ -181,6 +184,23 @@ impl Board {
     pub fn post_replicated(&self, replicated: Replicated) {
         *self.replicated.write() = Arc::new(replicated);
         self.replicated_news.notify_waiters();
+    }
+
+    /// Posts users and roles.
+    pub fn post_auth(&self, auth: Arc<Auth>) {
+        let enabled = auth.is_enabled();
+        *self.auth.write() = auth;
+        self.auth_enabled.store(enabled, Ordering::Release);
+    }
+
+    /// Users and roles, as last posted: never older than what is applied.
+    pub fn auth(&self) -> Arc<Auth> {
+        self.auth.read().clone()
+    }
+
+    /// Whether authentication is on: the short way, since every request asks.
+    pub fn auth_enabled(&self) -> bool {
+        self.auth_enabled.load(Ordering::Acquire)
     }
 
     /// The replicated facts, as last posted.

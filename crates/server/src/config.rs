@@ -18,6 +18,7 @@ use thiserror::Error;
 use types::MemberId;
 
 pub use discovery::service::{Credentials, JoinError, Settings as RegisterSettings, Tls as RegisterTls};
+pub use auth::password::{COSTS as BCRYPT_COSTS, DEFAULT_COST as BCRYPT_COST_DEFAULT};
 pub use gates::{Gate, Gates, Stage};
 pub use peer::tls::{Identity, Trust};
 pub use url::{Scheme, Url, UrlError};
@@ -106,6 +107,11 @@ pub struct Config {
     pub max_concurrent_streams: u32,
     /// Pings that keep connections alive.
     pub keepalive: Keepalive,
+
+    /// How long a simple token lives after its last use.
+    pub auth_token_ttl: Duration,
+    /// The cost of hashing a password.
+    pub bcrypt_cost: u32,
 
     /// What history to drop without being asked.
     pub auto_compaction: AutoCompaction,
@@ -523,6 +529,8 @@ pub(crate) mod tests {
                 interval: Some(Duration::from_secs(7200)),
                 timeout: Some(Duration::from_secs(20)),
             },
+            auth_token_ttl: Duration::from_secs(300),
+            bcrypt_cost: 4,
             auto_compaction: AutoCompaction::Off,
             watch_progress_interval: Duration::from_secs(600),
             slow_apply: Duration::from_millis(100),

@@ -145,17 +145,17 @@ pub async fn time_to_live_here(
     })
 }
 
-/// Passes a promotion on to the leader; the answer is all members after it.
+/// Passes a promotion on to the leader, with the token of who asks for it; the answer is all members after it.
 ///
 /// # Errors
 /// Those of the leader; `Timeout` if no leader has answered.
-pub async fn promote(node: &Node, id: MemberId) -> Result<Vec<Member>, ErrorKind> {
-    until_answered(node, || ask_to_promote(node, id)).await
+pub async fn promote(node: &Node, token: Option<&str>, id: MemberId) -> Result<Vec<Member>, ErrorKind> {
+    until_answered(node, || ask_to_promote(node, token, id)).await
 }
 
-async fn ask_to_promote(node: &Node, id: MemberId) -> Result<Vec<Member>, Failed> {
+async fn ask_to_promote(node: &Node, token: Option<&str>, id: MemberId) -> Result<Vec<Member>, Failed> {
     let path = format!("/members/promote/{}", id.0);
-    let (status, body) = post_to_leader(node, &path, Bytes::new()).await?;
+    let (status, body) = post_to_leader(node, &path, token, Bytes::new()).await?;
     if status == StatusCode::OK {
         let members: Vec<machine::Member> = serde_json::from_slice(&body).map_err(|_| Failed::ForNow)?;
         return Ok(members.iter().map(Member::from).collect());
@@ -221,7 +221,7 @@ async fn ask_leader<T: Message + Default>(
     path: &str,
     request: &impl Message,
 ) -> Result<T, Failed> {
-    let (status, body) = post_to_leader(node, path, request.encode_to_vec().into()).await?;
+    let (status, body) = post_to_leader(node, path, None, request.encode_to_vec().into()).await?;
     match status {
         StatusCode::OK => T::decode(body).map_err(|_| Failed::ForNow),
         StatusCode::NOT_FOUND => Err(Failed::Finally(ErrorKind::LeaseNotFound)),
@@ -231,17 +231,24 @@ async fn ask_leader<T: Message + Default>(
 }
 
 /// Posts to the first of the leader's peer URLs that answers.
-async fn post_to_leader(node: &Node, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), Failed> {
+async fn post_to_leader(
+    node: &Node,
+    path: &str,
+    token: Option<&str>,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), Failed> {
     let leader = node.leader().ok_or(Failed::ForNow)?;
     let replicated = node.board.replicated();
     let leader = replicated.membership.get(leader).ok_or(Failed::ForNow)?;
     for url in &leader.peer_urls {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/protobuf")
-            .body(body.clone())
-            .map_err(|_| Failed::ForNow)?;
+            .header(http::header::CONTENT_TYPE, "application/protobuf");
+        if let Some(token) = token {
+            request = request.header(http::header::AUTHORIZATION, token);
+        }
+        let request = request.body(body.clone()).map_err(|_| Failed::ForNow)?;
         let client = node.peers.client();
         match client
             .call(url, request, node.request_timeout(), ANSWER_BYTES_MAX)

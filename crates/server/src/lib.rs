@@ -3,6 +3,7 @@
 // The rim: this crate has threads, clocks and sockets.
 #![allow(clippy::disallowed_methods)]
 
+mod access;
 pub mod ask;
 pub mod board;
 pub mod bootstrap;
@@ -21,6 +22,7 @@ pub mod listen;
 pub mod loops;
 pub mod metrics;
 pub mod node;
+pub mod passwords;
 pub mod peers;
 pub mod replies;
 pub mod rpc;

@@ -94,6 +94,8 @@ const FROM_100MS: Buckets = Buckets::exponential(0.1, 2.0, 10);
 metrics! {
     cluster_version: Family<Gauge>, by ["cluster_version"],
         "etcd_cluster_version", "1 for the version the cluster has agreed on.";
+    debugging_auth_revision: Gauge,
+        "etcd_debugging_auth_revision", "Revision of users and roles.";
     debugging_lease_granted_total: Counter,
         "etcd_debugging_lease_granted_total", "Leases granted.";
     debugging_lease_renewed_total: Counter,

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use auth::{Identity, Tokens};
 use consensus::Progress;
 use lease::Lessor;
 use machine::MemberChange;
@@ -29,6 +30,7 @@ use crate::ids::RequestIds;
 use crate::inbox::Refused;
 use crate::loops::member::{Member, Order};
 use crate::metrics::{Histogram, Metrics};
+use crate::passwords::Passwords;
 use crate::peers::Peers;
 use crate::replies::{Answer, Replies, RequestId};
 use crate::rpc::status;
@@ -53,6 +55,10 @@ pub struct Inner {
     pub store: Arc<store::Store>,
     /// The leases.
     pub lessor: Arc<Mutex<Lessor>>,
+    /// The tokens of users who have signed in.
+    pub tokens: Arc<Mutex<Tokens>>,
+    /// Where passwords are hashed.
+    pub passwords: Passwords,
     /// Those who wait for the outcome of a proposal.
     pub replies: Arc<Replies>,
     /// The member, to propose to.
@@ -258,11 +264,16 @@ impl Node {
 
 /// Ways into the loops.
 impl Node {
-    /// Puts a request into the log and waits until this member has applied it.
+    /// Puts a request of nobody in particular into the log and waits until this member has applied it.
     pub async fn propose(&self, request: InternalRaftRequest) -> Answer {
+        self.propose_as(Identity::default(), request).await
+    }
+
+    /// Puts a request into the log and waits until this member has applied it.
+    pub async fn propose_as(&self, who: Identity, request: InternalRaftRequest) -> Answer {
         let began = Instant::now();
         let size = request.encoded_len();
-        let answer = self.propose_and_wait(request, None).await;
+        let answer = self.propose_and_wait(who, request, None).await;
         let took = began.elapsed();
         if took >= self.config.slow_request {
             tracing::warn!(
@@ -277,7 +288,7 @@ impl Node {
 
     /// Puts a request into the log that is only true while this member leads in this term.
     pub async fn propose_as_leader(&self, term: Term, request: InternalRaftRequest) -> Answer {
-        self.propose_and_wait(request, Some(term)).await
+        self.propose_and_wait(self.root(), request, Some(term)).await
     }
 
     /// Puts a change of the members into the log and waits until this member has applied it.
@@ -287,7 +298,12 @@ impl Node {
         self.hand_in(id, Payload::ConfChange(change), None).await
     }
 
-    async fn propose_and_wait(&self, mut request: InternalRaftRequest, only_in: Option<Term>) -> Answer {
+    async fn propose_and_wait(
+        &self,
+        who: Identity,
+        mut request: InternalRaftRequest,
+        only_in: Option<Term>,
+    ) -> Answer {
         let backlog_max = match only_in {
             None => member::BACKLOG_MAX,
             Some(_) => member::URGENT_BACKLOG_MAX,
@@ -298,7 +314,8 @@ impl Node {
         let id = self.ids.next();
         request.header = Some(RequestHeader {
             id,
-            ..Default::default()
+            username: who.user,
+            auth_revision: who.revision,
         });
         if request.encoded_len() > self.config.max_request_bytes {
             return Err(ErrorKind::RequestTooLarge);

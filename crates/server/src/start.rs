@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use auth::Tokens;
 use env::{Disk, RealDisk, Unsynced};
 use machine::trail::Trail;
 use mvcc::{Head, Mvcc};
@@ -29,6 +30,7 @@ use crate::loops::watch::{self as watch_loop, WatchHandle};
 use crate::loops::{Failure, spawn};
 use crate::metrics::{Metrics, Network};
 use crate::node::{Compactions, Inner, Node};
+use crate::passwords::Passwords;
 use crate::peers::{Inlet, Peers};
 use crate::replies::Replies;
 use crate::sending::Sender;
@@ -208,11 +210,16 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         },
     )?;
     inlet.open(&member);
+    let tokens = Arc::new(Mutex::new(Tokens::new(config.auth_token_ttl.as_millis() as u64)));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let passwords = Passwords::new(config.bcrypt_cost, cores);
+    board.post_auth(machine.auth().clone());
     let applier = Applier {
         id,
         machine,
         head: Head::new(mvcc.clone()),
         lessor: lessor.clone(),
+        tokens: tokens.clone(),
         conf_state,
         store: store.clone(),
         sync: sync.clone(),
@@ -290,6 +297,8 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         mvcc,
         store,
         lessor,
+        tokens,
+        passwords,
         replies,
         member,
         peers,

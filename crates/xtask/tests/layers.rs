@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("auth", &["types", "proto"]),
     ("watch", &["types", "proto"]),
     ("consensus", &["types", "proto"]),
-    ("machine", &["types", "proto", "mvcc", "lease"]),
+    ("machine", &["types", "proto", "mvcc", "lease", "auth"]),
     ("member", &["types", "proto", "consensus"]),
     // I/O
     ("env", &[]),
@@ -42,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "consensus",
             "mvcc",
             "lease",
+            "auth",
             "machine",
             "watch",
             "member",

@@ -25,7 +25,7 @@ use Support::{Inert, Missing, Served};
 
 const TLS: &str = "this version speaks plain HTTP only; leave the TLS flags out, and put a TLS proxy in front \
                    where the network is not trusted";
-const AUTH: &str = "users and tokens are not served by this version; leave the flag out";
+const JWT: &str = "tokens are simple ones; leave the flag out";
 const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
 const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
 const ROTATION: &str = "name a file in --log-outputs and let logrotate (copytruncate) turn it over";
@@ -186,9 +186,9 @@ flags! {
     host_whitelist: NameSet = "*", Served, "Host names that plain HTTP requests may be for; * or empty for all.";
 }
 "Auth" {
-    auth_token: String = "simple", Missing(AUTH), "Kind of token: 'simple', or 'jwt' with its options.";
-    bcrypt_cost: u64 = "10", Missing(AUTH), "Cost of hashing a password.";
-    auth_token_ttl: u64 = "300", Missing(AUTH), "Seconds a simple token lives.";
+    auth_token: String = "simple", Missing(JWT), "Kind of token: 'simple', or 'jwt' with its options.";
+    bcrypt_cost: u64 = "10", Served, "Cost of hashing a password, 4 to 31.";
+    auth_token_ttl: u64 = "300", Served, "Seconds a simple token lives after its last use.";
 }
 "Monitoring" {
     enable_pprof: bool = "false", Missing(PPROF), "Serve Go profiles under /debug/pprof/.";

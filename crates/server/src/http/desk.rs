@@ -80,7 +80,7 @@ impl Desk {
             ("/leases" | "/leases/internal", _) => not_allowed(None),
             (path, method) => match path.strip_prefix("/members/promote/") {
                 Some(_) if method != Method::POST => self.with_cluster(not_allowed(Some("POST"))),
-                Some(id) => self.with_cluster(self.promote(id).await),
+                Some(id) => self.with_cluster(self.promote(authorization(&request), id).await),
                 None => not_found(),
             },
         }
@@ -98,14 +98,14 @@ impl Desk {
         typed(StatusCode::OK, "application/json", body)
     }
 
-    async fn promote(&self, id: &str) -> Answer {
+    async fn promote(&self, token: Option<&str>, id: &str) -> Answer {
         let Ok(parsed) = id.parse() else {
             return text(
                 StatusCode::NOT_FOUND,
                 format!("member {id} not found in cluster\n"),
             );
         };
-        match promote_here(&self.0, MemberId(parsed)).await {
+        match promote_here(&self.0, token, MemberId(parsed)).await {
             Ok(_) => self.members(),
             Err(error) => {
                 let status = match error {
@@ -146,6 +146,12 @@ impl Desk {
             Err(error) => lease_error(error),
         }
     }
+}
+
+/// The token of who asks by way of another member.
+fn authorization(request: &Request<Incoming>) -> Option<&str> {
+    let header = request.headers().get(http::header::AUTHORIZATION)?;
+    Some(header.to_str().unwrap_or_default())
 }
 
 async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {

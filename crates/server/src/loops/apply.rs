@@ -12,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use auth::{TokenEffect, Tokens};
 use lease::Lessor;
 use machine::trail::Trail;
 use machine::{Applied, Effect, Machine, Outcome};
@@ -74,6 +75,8 @@ pub struct Applier {
     pub head: Head,
     /// The leases, shared with their handlers.
     pub lessor: Arc<Mutex<Lessor>>,
+    /// The tokens of users who have signed in.
+    pub tokens: Arc<Mutex<Tokens>>,
     /// The membership as of the last applied entry.
     pub conf_state: ConfState,
     /// Takes the batches.
@@ -118,6 +121,7 @@ impl Apply {
     /// Applies what comes into `inbox`.
     pub fn new(inbox: Arc<Inbox<Committed>>, applier: Applier) -> Self {
         applier.post_replicated();
+        applier.post_auth();
         Apply {
             inbox,
             applier: Mutex::new(applier),
@@ -213,6 +217,8 @@ impl Applier {
             .debugging_mvcc_keys_total
             .set(count_keys(self.head.mvcc()).map_err(|error| ("cannot read the store", error.to_string()))?);
         self.post_replicated();
+        // What became of tokens in between is not known.
+        self.note_users(TokenEffect::EndAll);
         self.watches.replaced(commit.revision, commit.compact_revision);
         self.compactions.carried_out(commit.compact_revision);
         self.board.post_applied(index);
@@ -288,13 +294,37 @@ impl Applier {
         let began = Instant::now();
         let now_ms = (began - self.started).as_millis() as u64;
         let applied = self.machine.apply(&mut self.head, &self.lessor, entry, now_ms);
-        let applied = applied.map_err(|error| error.to_string())?;
+        let mut applied = applied.map_err(|error| error.to_string())?;
         self.measure(entry, &applied, began.elapsed());
         if let Effect::ConfChange(change) = &applied.effect {
             let changed = consensus::apply_conf_change(&self.conf_state, change);
             self.conf_state = changed.map_err(|error| error.to_string())?;
         }
+        if let Effect::Auth(tokens) = &mut applied.effect {
+            self.note_users(std::mem::take(tokens));
+        }
         Ok(applied)
+    }
+
+    /// Lets everybody know of a change of users or tokens. Before what comes after it is published, so that nobody
+    /// reads by a permission that was gone when what is read was written; and tokens first, so that none is good for
+    /// a later revision than the one that ended it.
+    fn note_users(&self, tokens: TokenEffect) {
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        self.tokens.lock().carry_out(tokens, now_ms);
+        let auth = self.machine.auth();
+        match (self.board.auth_enabled(), auth.is_enabled()) {
+            (false, true) => tracing::info!("enabled authentication"),
+            (true, false) => tracing::info!("disabled authentication"),
+            _ => {}
+        }
+        self.post_auth();
+    }
+
+    fn post_auth(&self) {
+        let auth = self.machine.auth().clone();
+        self.metrics.debugging_auth_revision.set(auth.revision() as i64);
+        self.board.post_auth(auth);
     }
 
     fn note(&self, digests: &[(Index, u64)]) {
@@ -372,7 +402,8 @@ impl Applier {
     /// What other loops have to do on account of an entry, now that it is visible.
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::None | Effect::FirstOfTerm => {}
+            // Users are noted at once.
+            Effect::None | Effect::FirstOfTerm | Effect::Auth(_) => {}
             Effect::ConfChange(_) => {
                 self.post_replicated();
                 if self.machine.membership().is_removed(self.id) {

@@ -28,6 +28,8 @@ pub enum Request {
     Open(Outbox),
     /// A stream asks for a watcher; the revision was current when it did.
     Create(StreamId, Create, i64),
+    /// A stream asked for a watcher that it may not have.
+    Refuse(StreamId, ErrorKind),
     /// A stream asks to end a watcher.
     Cancel(StreamId, i64),
     /// A stream asks how far it is.
@@ -247,6 +249,7 @@ impl WatchLoop {
                 self.hub.open(outbox, self.now_ms());
             }
             Request::Create(stream, create, current) => self.hub.create(stream, create, current),
+            Request::Refuse(stream, error) => self.hub.refuse(stream, error),
             Request::Cancel(stream, watch_id) => self.hub.cancel(stream, watch_id),
             Request::Progress(stream) => self.hub.progress(stream),
             Request::End(stream, error) => self.hub.end_stream(stream, Some(error)),

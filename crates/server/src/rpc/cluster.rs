@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use types::{ErrorKind, MemberId};
 
 use super::{mismatch, status};
+use crate::access;
 use crate::config::Url;
 use crate::forward;
 use crate::node::Node;
@@ -42,6 +43,7 @@ impl cluster_server::Cluster for Cluster {
         if request.get_ref().linearizable {
             self.0.read_barrier().await.map_err(status)?;
         }
+        self.0.require_user(request.metadata()).await.map_err(status)?;
         let members = self.0.board.replicated().members.clone();
         Ok(Response::new(MemberListResponse {
             header: Some(self.0.header_without_revision()),
@@ -54,12 +56,14 @@ impl cluster_server::Cluster for Cluster {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         let node = &self.0;
-        node.admit(request.metadata())?;
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
         let MemberAddRequest {
             peer_ur_ls,
             is_learner,
-        } = request.into_inner();
+        } = request;
         let peer_urls = peer_urls(&peer_ur_ls).map_err(status)?;
+        node.require_root(&metadata).await.map_err(status)?;
         may_add(node, is_learner).map_err(status)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let member = Member {
@@ -83,6 +87,7 @@ impl cluster_server::Cluster for Cluster {
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let id = MemberId(request.get_ref().id);
         may_remove(node, id).map_err(status)?;
         let members = change(node, MemberChange::Remove(id)).await?;
@@ -97,12 +102,14 @@ impl cluster_server::Cluster for Cluster {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
+        let MemberUpdateRequest { id, peer_ur_ls } = request;
         let update = MemberChange::Update {
             id: MemberId(id),
             peer_urls: peer_urls(&peer_ur_ls).map_err(status)?,
         };
+        node.require_root(&metadata).await.map_err(status)?;
         let members = change(node, update).await?;
         Ok(Response::new(MemberUpdateResponse {
             header: Some(node.header_without_revision()),
@@ -117,9 +124,10 @@ impl cluster_server::Cluster for Cluster {
         let node = &self.0;
         node.admit(request.metadata())?;
         let id = MemberId(request.get_ref().id);
-        let members = match promote_here(node, id).await {
+        let token = access::token(request.metadata());
+        let members = match promote_here(node, token, id).await {
             // The leader knows how far the learner is.
-            Err(ErrorKind::NotLeader) => forward::promote(node, id).await,
+            Err(ErrorKind::NotLeader) => forward::promote(node, token, id).await,
             promoted => promoted,
         };
         Ok(Response::new(MemberPromoteResponse {
@@ -129,11 +137,18 @@ impl cluster_server::Cluster for Cluster {
     }
 }
 
-/// Promotes a learner, on the leader.
+/// Promotes a learner, on the leader, for whoever the token belongs to.
 ///
 /// # Errors
-/// `NotLeader` elsewhere, `MemberNotFound`, `MemberNotLearner`, `LearnerNotReady`, `NotEnoughStarted`.
-pub async fn promote_here(node: &Node, id: MemberId) -> Result<Vec<etcdserverpb::Member>, ErrorKind> {
+/// Those of [`Node::require_root`], `NotLeader` elsewhere, `MemberNotFound`, `MemberNotLearner`, `LearnerNotReady`,
+/// `NotEnoughStarted`.
+pub async fn promote_here(
+    node: &Node,
+    token: Option<&str>,
+    id: MemberId,
+) -> Result<Vec<etcdserverpb::Member>, ErrorKind> {
+    let who = node.identify_token(token).await?;
+    node.board.auth().require_root(&who)?;
     let promoted = promote(node, id).await;
     match promoted {
         Ok(_) => node.metrics.server_learner_promote_successes.inc(),

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::time::Instant;
 
+use auth::Identity;
 use bytes::Bytes;
 use grpc::hot::etcdserverpb::kv_server;
 use machine::{Outcome, check};
@@ -41,8 +42,10 @@ impl kv_server::Kv for Kv {
         if !request.serializable {
             node.read_barrier().await.map_err(status)?;
         }
+        let who = node.identify(&metadata).await.map_err(status)?;
         let began = Instant::now();
         let options = machine::range_options(&request);
+        node.may_read(&who, &options.range).map_err(status)?;
         let found = match node.mvcc.range(&options, Wait::No) {
             Err(RangeError::Read(ReadError::WouldBlock)) => {
                 let mvcc = node.mvcc.clone();
@@ -51,6 +54,7 @@ impl kv_server::Kv for Kv {
             found => found,
         };
         node.measure_range(began.elapsed(), found.is_ok());
+        node.still_may(&who).map_err(status)?;
         let found = found.map_err(|error| node.range_failed(error))?;
         node.metrics.mvcc_range_total.inc();
         Ok(Response::new(raw::RangeResponse {
@@ -75,7 +79,10 @@ impl kv_server::Kv for Kv {
         if !request.serializable {
             node.read_barrier().await.map_err(status)?;
         }
-        let pieces = Pieces::new(node, machine::range_options(&request))?;
+        let who = node.identify(&metadata).await.map_err(status)?;
+        let options = machine::range_options(&request);
+        node.may_read(&who, &options.range).map_err(status)?;
+        let pieces = Pieces::new(node, who, options)?;
         let stream = futures_util::stream::try_unfold(Some(pieces), |pieces| async move {
             match pieces {
                 Some(pieces) => pieces.next().await.map(Some),
@@ -91,11 +98,15 @@ impl kv_server::Kv for Kv {
         node.admit(&metadata)?;
         node.check_quota(check::put_cost(&request)).await?;
         check::put(&request).map_err(status)?;
+        let who = node.identify(&metadata).await.map_err(status)?;
         match node
-            .propose(InternalRaftRequest {
-                put: Some(request),
-                ..Default::default()
-            })
+            .propose_as(
+                who,
+                InternalRaftRequest {
+                    put: Some(request),
+                    ..Default::default()
+                },
+            )
             .await
         {
             Ok(Done {
@@ -118,11 +129,15 @@ impl kv_server::Kv for Kv {
         let (metadata, _, request) = request.into_parts();
         node.admit(&metadata)?;
         check::delete_range(&request).map_err(status)?;
+        let who = node.identify(&metadata).await.map_err(status)?;
         match node
-            .propose(InternalRaftRequest {
-                delete_range: Some(request),
-                ..Default::default()
-            })
+            .propose_as(
+                who,
+                InternalRaftRequest {
+                    delete_range: Some(request),
+                    ..Default::default()
+                },
+            )
             .await
         {
             Ok(Done {
@@ -144,13 +159,17 @@ impl kv_server::Kv for Kv {
         node.check_quota(check::txn_cost(&request)).await?;
         check::txn(&request, node.config.max_txn_ops).map_err(status)?;
         let mut response = if check::is_read_only(&request) {
-            read_txn(node, request).await?
+            read_txn(node, &metadata, request).await?
         } else {
+            let who = node.identify(&metadata).await.map_err(status)?;
             match node
-                .propose(InternalRaftRequest {
-                    txn: Some(request),
-                    ..Default::default()
-                })
+                .propose_as(
+                    who,
+                    InternalRaftRequest {
+                        txn: Some(request),
+                        ..Default::default()
+                    },
+                )
                 .await
             {
                 Ok(Done {
@@ -172,15 +191,19 @@ impl kv_server::Kv for Kv {
         let node = &self.0;
         let (metadata, _, request) = request.into_parts();
         node.admit(&metadata)?;
+        let who = node.require_root(&metadata).await.map_err(status)?;
         let CompactionRequest {
             physical,
             revision: compact_revision,
         } = request;
         match node
-            .propose(InternalRaftRequest {
-                compaction: Some(request),
-                ..Default::default()
-            })
+            .propose_as(
+                who,
+                InternalRaftRequest {
+                    compaction: Some(request),
+                    ..Default::default()
+                },
+            )
             .await
         {
             Ok(Done { revision, .. }) => {
@@ -205,9 +228,18 @@ fn admit_read(node: &Node, metadata: &MetadataMap, serializable: bool) -> Result
 }
 
 /// A transaction that only reads, answered from a view.
-async fn read_txn(node: &Node, request: TxnRequest) -> Result<raw::TxnResponse, Status> {
+async fn read_txn(
+    node: &Node,
+    metadata: &MetadataMap,
+    request: TxnRequest,
+) -> Result<raw::TxnResponse, Status> {
     if !check::is_serializable(&request) {
         node.read_barrier().await.map_err(status)?;
+    }
+    let who = node.identify(metadata).await.map_err(status)?;
+    if node.board.auth_enabled() {
+        let auth = node.board.auth();
+        node.caller(&auth, &who).may_run(&request).map_err(status)?;
     }
     let answer = match machine::read::txn(&node.mvcc, &request, Wait::No) {
         Err(RangeError::Read(ReadError::WouldBlock)) => {
@@ -216,12 +248,14 @@ async fn read_txn(node: &Node, request: TxnRequest) -> Result<raw::TxnResponse, 
         }
         answer => answer,
     };
+    node.still_may(&who).map_err(status)?;
     answer.map_err(|error| node.range_failed(error))
 }
 
 /// A range in pieces, pinned to one revision.
 struct Pieces {
     node: Node,
+    who: Identity,
     view: View,
     options: RangeOptions,
     cursor: Cursor,
@@ -233,7 +267,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(node: Node, mut options: RangeOptions) -> Result<Self, Status> {
+    fn new(node: Node, who: Identity, mut options: RangeOptions) -> Result<Self, Status> {
         let view = match options.revision {
             ..=0 => node.mvcc.view(),
             revision => node.mvcc.view_at(revision).map_err(status)?,
@@ -249,6 +283,7 @@ impl Pieces {
         };
         Ok(Pieces {
             node,
+            who,
             view,
             options,
             cursor: Cursor::default(),
@@ -264,6 +299,7 @@ impl Pieces {
             0 => Vec::new(),
             left => self.read(self.chunk.min(left as usize)).await?,
         };
+        self.node.still_may(&self.who).map_err(status)?;
         self.adapt(kvs.iter().map(Bytes::len).sum());
         self.left -= kvs.len() as i64;
         let mut response = raw::RangeResponse {

@@ -1,7 +1,10 @@
 //! `etcdserverpb.Lease`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
+use auth::Identity;
+use bytes::Bytes;
 use grpc::etcdserverpb::lease_server;
 use machine::{Outcome, check};
 use proto::etcdserverpb::{
@@ -10,8 +13,9 @@ use proto::etcdserverpb::{
     LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use types::{ErrorKind, LeaseId};
+use types::{ErrorKind, KeyRange, LeaseId};
 
 use super::{mismatch, status};
 use crate::forward;
@@ -28,17 +32,21 @@ impl lease_server::Lease for Leases {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let mut grant = request.into_inner();
+        let (metadata, _, mut grant) = request.into_parts();
+        node.admit(&metadata)?;
         node.check_quota(check::LEASE_COST_BYTES).await?;
+        let who = node.require_user(&metadata).await.map_err(status)?;
         if grant.id == 0 {
             grant.id = node.new_lease_id().0;
         }
         let outcome = node
-            .propose(InternalRaftRequest {
-                lease_grant: Some(grant),
-                ..Default::default()
-            })
+            .propose_as(
+                who,
+                InternalRaftRequest {
+                    lease_grant: Some(grant),
+                    ..Default::default()
+                },
+            )
             .await;
         match outcome.map_err(status)? {
             Done {
@@ -60,11 +68,12 @@ impl lease_server::Lease for Leases {
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
+        let who = node.require_user(request.metadata()).await.map_err(status)?;
         let revoke = InternalRaftRequest {
             lease_revoke: Some(request.into_inner()),
             ..Default::default()
         };
-        let done = node.propose(revoke).await.map_err(status)?;
+        let done = node.propose_as(who, revoke).await.map_err(status)?;
         Ok(Response::new(LeaseRevokeResponse {
             header: Some(node.header(done.revision)),
         }))
@@ -76,11 +85,12 @@ impl lease_server::Lease for Leases {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        self.0.admit(request.metadata())?;
-        let node = self.0.clone();
-        let answers = request.into_inner().then(move |renewal| {
-            let node = node.clone();
-            async move { keep_alive(&node, renewal?.id).await }
+        let (metadata, _, renewals) = request.into_parts();
+        self.0.admit(&metadata)?;
+        let caller = Arc::new((self.0.clone(), metadata));
+        let answers = renewals.then(move |renewal| {
+            let caller = caller.clone();
+            async move { keep_alive(&caller.0, &caller.1, renewal?.id).await }
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -90,11 +100,15 @@ impl lease_server::Lease for Leases {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let answer = forward::time_to_live(node, request.into_inner()).await;
+        let (metadata, _, request) = request.into_parts();
+        node.admit(&metadata)?;
+        let who = node.require_user(&metadata).await.map_err(status)?;
+        let answer = forward::time_to_live(node, request).await.map_err(status)?;
+        // The leader's answer says which keys there are; it may know of more than this member does.
+        may_see(node, &who, &answer.keys).map_err(status)?;
         Ok(Response::new(LeaseTimeToLiveResponse {
             header: Some(node.header(0)),
-            ..answer.map_err(status)?
+            ..answer
         }))
     }
 
@@ -104,13 +118,10 @@ impl lease_server::Lease for Leases {
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
-        let leases = node
-            .lessor
-            .lock()
-            .list()
-            .into_iter()
-            .map(|id| LeaseStatus { id: id.0 })
-            .collect();
+        let who = node.require_user(request.metadata()).await.map_err(status)?;
+        let leases = node.lessor.lock().list();
+        may_list(node, &who, &leases).map_err(status)?;
+        let leases = leases.into_iter().map(|id| LeaseStatus { id: id.0 }).collect();
         Ok(Response::new(LeaseLeasesResponse {
             header: Some(node.header(0)),
             leases,
@@ -118,8 +129,41 @@ impl lease_server::Lease for Leases {
     }
 }
 
+/// Whether the caller may keep the keys of a lease alive, which takes the permission to write them.
+async fn may_renew(node: &Node, metadata: &MetadataMap, id: LeaseId) -> Result<(), ErrorKind> {
+    if !node.board.auth_enabled() {
+        return Ok(());
+    }
+    let who = node.require_user(metadata).await?;
+    node.caller(&node.board.auth(), &who).may_write_keys_of(id)?;
+    node.still_may(&who)
+}
+
+/// Whether the caller may know of these keys of a lease.
+fn may_see(node: &Node, who: &Identity, keys: &[Bytes]) -> Result<(), ErrorKind> {
+    for key in keys {
+        node.may_read(who, &KeyRange::One(key.clone()))?;
+    }
+    match keys.is_empty() {
+        true => Ok(()),
+        false => node.still_may(who),
+    }
+}
+
+/// Whether the caller may know of all these leases, which takes the permission to read all their keys.
+fn may_list(node: &Node, who: &Identity, leases: &[LeaseId]) -> Result<(), ErrorKind> {
+    if !node.board.auth_enabled() {
+        return Ok(());
+    }
+    let auth = node.board.auth();
+    let caller = node.caller(&auth, who);
+    leases.iter().try_for_each(|id| caller.may_read_keys_of(*id))?;
+    node.still_may(who)
+}
+
 /// One renewal. A lease that is gone, or just going, is answered with TTL 0 and the stream goes on.
-async fn keep_alive(node: &Node, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+async fn keep_alive(node: &Node, metadata: &MetadataMap, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    may_renew(node, metadata, LeaseId(id)).await.map_err(status)?;
     let ttl = match forward::renew(node, LeaseId(id)).await {
         Ok(ttl) => ttl,
         Err(ErrorKind::LeaseNotFound) => 0,

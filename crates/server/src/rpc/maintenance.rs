@@ -36,8 +36,13 @@ pub struct Maintenance(pub Node);
 impl maintenance_server::Maintenance for Maintenance {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let alarm = request.into_inner();
+        let (metadata, _, alarm) = request.into_parts();
+        node.admit(&metadata)?;
+        let who = match alarm.action == AlarmAction::Get as i32 {
+            true => node.require_user(&metadata).await,
+            false => node.require_root(&metadata).await,
+        }
+        .map_err(status)?;
         if AlarmAction::try_from(alarm.action).is_err() {
             return Ok(Response::new(AlarmResponse {
                 header: Some(node.header(0)),
@@ -45,10 +50,13 @@ impl maintenance_server::Maintenance for Maintenance {
             }));
         }
         match node
-            .propose(InternalRaftRequest {
-                alarm: Some(alarm),
-                ..Default::default()
-            })
+            .propose_as(
+                who,
+                InternalRaftRequest {
+                    alarm: Some(alarm),
+                    ..Default::default()
+                },
+            )
             .await
         {
             Ok(Done {
@@ -66,6 +74,7 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let node = &self.0;
         node.admit_on_learner(request.metadata())?;
+        node.require_user(request.metadata()).await.map_err(status)?;
         let (raft, replicated) = (node.board.raft(), node.board.replicated());
         let downgrade = replicated.versions.downgrade();
         let mut errors = Vec::new();
@@ -102,6 +111,7 @@ impl maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<DefragmentResponse>, Status> {
         let node = self.0.clone();
         node.admit(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let started = std::time::Instant::now();
         node.metrics.disk_defrag_inflight.set(1);
         let outcome = blocking({
@@ -123,6 +133,7 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         let node = self.0.clone();
         node.admit(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let (header, began) = (Some(node.header(0)), std::time::Instant::now());
         let hash = blocking({
             let node = node.clone();
@@ -147,6 +158,7 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         let node = self.0.clone();
         node.admit(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let revision = request.get_ref().revision;
         let hashed = corruption::own_hash(&node, revision).await;
         let hashed = hashed.map_err(|error| node.range_failed(error))?;
@@ -166,6 +178,7 @@ impl maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let node = self.0.clone();
         node.admit_on_learner(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let version = node.storage_version().unwrap_or_default();
         let (pieces, stream) = mpsc::channel(SNAPSHOT_QUEUE);
         tokio::task::spawn_blocking(move || {
@@ -204,6 +217,7 @@ impl maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let target = MemberId(request.get_ref().target_id);
         node.transfer_leader(target).await.map_err(status)?;
         Ok(Response::new(MoveLeaderResponse::default()))
@@ -215,6 +229,7 @@ impl maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<DowngradeResponse>, Status> {
         let node = &self.0;
         node.admit(request.metadata())?;
+        node.require_root(request.metadata()).await.map_err(status)?;
         let DowngradeRequest { action, version } = request.into_inner();
         let version = versions::downgrade(node, action, &version)
             .await

@@ -1,5 +1,6 @@
 //! The gRPC services. Every handler does the same four things: check, convert, hand over, reply.
 
+mod auth;
 mod cluster;
 mod health;
 mod kv;
@@ -15,6 +16,7 @@ use types::ErrorKind;
 use crate::node::Node;
 use crate::replies::Done;
 
+pub use auth::Auth;
 pub use cluster::{Cluster, promote_here};
 pub use health::Health;
 pub use kv::Kv;

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use grpc::etcdserverpb::auth_server::AuthServer;
 use grpc::etcdserverpb::cluster_server::ClusterServer;
 use grpc::etcdserverpb::lease_server::LeaseServer;
 use grpc::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -19,7 +20,7 @@ use hyper::service::Service;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::{Cluster, Health, Kv, Leases, Maintenance, Watches};
+use super::{Auth, Cluster, Health, Kv, Leases, Maintenance, Watches};
 use crate::GRPC_OVERHEAD_BYTES;
 use crate::listen::RequestBody;
 use crate::node::Node;
@@ -32,6 +33,7 @@ pub struct Services {
     lease: LeaseServer<Leases>,
     cluster: ClusterServer<Cluster>,
     maintenance: MaintenanceServer<Maintenance>,
+    auth: AuthServer<Auth>,
     health: HealthServer<Health>,
     message_bytes_max: usize,
 }
@@ -46,6 +48,7 @@ impl Services {
             lease: LeaseServer::new(Leases(node.clone())).max_decoding_message_size(max),
             cluster: ClusterServer::new(Cluster(node.clone())).max_decoding_message_size(max),
             maintenance: MaintenanceServer::new(Maintenance(node.clone())).max_decoding_message_size(max),
+            auth: AuthServer::new(Auth(node.clone())).max_decoding_message_size(max),
             health: HealthServer::new(Health(node.clone())).max_decoding_message_size(max),
             message_bytes_max: max,
         }
@@ -81,6 +84,7 @@ impl Service<Request<RequestBody>> for Services {
             "etcdserverpb.Lease" => call(&self.lease, request),
             "etcdserverpb.Cluster" => call(&self.cluster, request),
             "etcdserverpb.Maintenance" => call(&self.maintenance, request),
+            "etcdserverpb.Auth" => call(&self.auth, request),
             "grpc.health.v1.Health" => call(&self.health, request),
             unknown => {
                 let refusal = Status::unimplemented(format!("unknown service {unknown}"));

@@ -10,8 +10,10 @@ use grpc::hot::etcdserverpb::watch_server;
 use proto::etcdserverpb::WatchRequest;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use watch::{Frame, Frames};
+use types::ErrorKind;
+use watch::{Create, Frame, Frames};
 
 use super::status;
 use crate::loops::watch::{self as feed, Counted, OpenStream};
@@ -26,9 +28,10 @@ impl watch_server::Watch for Watches {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Answers>, Status> {
         let node = self.0.clone();
-        node.admit(request.metadata())?;
+        let (metadata, _, requests) = request.into_parts();
+        node.admit(&metadata)?;
         let (stream, frames, counted) = node.watches.open();
-        tokio::spawn(forward(node, stream, request.into_inner()));
+        tokio::spawn(forward(node, stream, metadata, requests));
         Ok(Response::new(Answers {
             frames,
             _counted: counted,
@@ -37,19 +40,24 @@ impl watch_server::Watch for Watches {
 }
 
 /// Takes the client's requests to the hub until the client has no more or the stream has ended. The
-/// end of the requests does not end the watchers.
-async fn forward(node: Node, stream: OpenStream, mut requests: Streaming<WatchRequest>) {
+/// end of the requests does not end the watchers. Permission is asked for once, when a watcher is made.
+async fn forward(
+    node: Node,
+    stream: OpenStream,
+    metadata: MetadataMap,
+    mut requests: Streaming<WatchRequest>,
+) {
     while let Ok(Some(request)) = requests.message().await {
         if !stream.outbox.room().await {
             return;
         }
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                stream.tell(feed::Request::Create(
-                    stream.id,
-                    create.into(),
-                    node.mvcc.current(),
-                ));
+                let create = Create::from(create);
+                stream.tell(match may_watch(&node, &metadata, &create).await {
+                    Ok(()) => feed::Request::Create(stream.id, create, node.mvcc.current()),
+                    Err(error) => feed::Request::Refuse(stream.id, error),
+                });
             }
             Some(RequestUnion::CancelRequest(cancel)) => {
                 stream.tell(feed::Request::Cancel(stream.id, cancel.watch_id));
@@ -58,6 +66,15 @@ async fn forward(node: Node, stream: OpenStream, mut requests: Streaming<WatchRe
             None => {}
         }
     }
+}
+
+/// Whether the caller may watch this range. A start that can't be is the hub's to refuse, and that comes first.
+async fn may_watch(node: &Node, metadata: &MetadataMap, create: &Create) -> Result<(), ErrorKind> {
+    if create.start_revision < 0 {
+        return Ok(());
+    }
+    let who = node.identify(metadata).await?;
+    node.may_read(&who, &create.range)
 }
 
 /// The stream's outbox, counted as long as the client listens.

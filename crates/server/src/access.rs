@@ -1,0 +1,114 @@
+//! Who calls, and whether they may.
+//!
+//! While authentication is on, a caller shows a token: in the metadata `token` or `authorization`, with `Bearer ` in
+//! front or not. A caller without one is nobody, which is enough for a few calls. What a user may do is decided by
+//! [`auth::Auth`], here for what needs no place in the log, in apply for what has one.
+//!
+//! A read looks twice at the auth revision, before it and after it: in between, somebody may have taken the permission
+//! away and put into a key what this user must not see.
+
+use auth::{Access, Auth, Identity};
+use machine::authorize::Caller;
+use tonic::metadata::MetadataMap;
+use types::{ErrorKind, KeyRange};
+
+use crate::node::Node;
+
+/// The metadata that may hold a token; the first counts.
+const TOKEN_KEYS: [&str; 2] = ["token", "authorization"];
+
+/// The token in a call's metadata. One that is not text is no good token either.
+pub fn token(metadata: &MetadataMap) -> Option<&str> {
+    let value = TOKEN_KEYS.iter().find_map(|key| metadata.get(*key))?;
+    Some(value.to_str().unwrap_or_default())
+}
+
+impl Node {
+    /// Who calls: nobody, without a token or while authentication is off.
+    ///
+    /// # Errors
+    /// `InvalidAuthToken`.
+    pub async fn identify(&self, metadata: &MetadataMap) -> Result<Identity, ErrorKind> {
+        match self.board.auth_enabled() {
+            true => self.identify_token(token(metadata)).await,
+            false => Ok(Identity::default()),
+        }
+    }
+
+    /// The same for a token that came by other ways.
+    pub async fn identify_token(&self, token: Option<&str>) -> Result<Identity, ErrorKind> {
+        let Some(token) = token.filter(|_| self.board.auth_enabled()) else {
+            return Ok(Identity::default());
+        };
+        let token = token.strip_prefix("Bearer ").unwrap_or(token);
+        self.resolve(token).await.ok_or(ErrorKind::InvalidAuthToken)
+    }
+
+    /// Whose token it is. Its number is that of the entry it came with, or of the one before: a member that has not
+    /// come so far yet waits until it has.
+    async fn resolve(&self, token: &str) -> Option<Identity> {
+        let (_, index) = token.split_once('.')?;
+        let known = self.board.wait_applied(index.parse().ok()?);
+        tokio::time::timeout(self.request_timeout(), known).await.ok()?;
+        // The revision first: whatever ends the token later also makes this one an old one.
+        let auth = self.board.auth();
+        let mut tokens = self.tokens.lock();
+        let user = tokens.resolve(token, self.now_ms())?;
+        Some(auth.identity(user))
+    }
+
+    /// Who calls, which must be somebody while authentication is on.
+    ///
+    /// # Errors
+    /// `InvalidAuthToken`, `UserEmpty`.
+    pub async fn require_user(&self, metadata: &MetadataMap) -> Result<Identity, ErrorKind> {
+        let who = self.identify(metadata).await?;
+        match self.board.auth_enabled() && who.revision == 0 {
+            true => Err(ErrorKind::UserEmpty),
+            false => Ok(who),
+        }
+    }
+
+    /// Who calls, which must be a holder of the role `root`.
+    ///
+    /// # Errors
+    /// `InvalidAuthToken`, `UserEmpty`, `UserNotFound`, `PermissionDenied`.
+    pub async fn require_root(&self, metadata: &MetadataMap) -> Result<Identity, ErrorKind> {
+        let who = self.identify(metadata).await?;
+        self.board.auth().require_root(&who)?;
+        Ok(who)
+    }
+
+    /// Whether a range may be read.
+    pub fn may_read(&self, who: &Identity, range: &KeyRange) -> Result<(), ErrorKind> {
+        match self.board.auth_enabled() {
+            true => self.board.auth().permit(who, Access::Read, range),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether nothing about users has changed since `who` was identified: what was permitted then still is.
+    pub fn still_may(&self, who: &Identity) -> Result<(), ErrorKind> {
+        match who.revision != 0 && who.revision != self.board.auth().revision() {
+            true => Err(ErrorKind::AuthOldRevision),
+            false => Ok(()),
+        }
+    }
+
+    /// Somebody before the door, to ask about more than one range.
+    pub fn caller<'a>(&'a self, auth: &'a Auth, who: &'a Identity) -> Caller<'a> {
+        Caller {
+            auth,
+            who,
+            lessor: &self.lessor,
+        }
+    }
+
+    /// What this member does on its own account is done by `root`.
+    pub fn root(&self) -> Identity {
+        match self.board.auth_enabled() {
+            true => self.board.auth().identity(auth::ROOT),
+            false => Identity::default(),
+        }
+    }
+}
