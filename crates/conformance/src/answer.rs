@@ -15,6 +15,7 @@
 
 use std::fmt::{Display, Write};
 
+use proto::authpb::{Permission, permission};
 use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::*;
 use proto::grpc::health::v1::{
@@ -312,6 +313,82 @@ impl Show for WatchResponse {
         answer.text("cancel_reason", &self.cancel_reason);
         answer.flag("fragment", self.fragment);
         answer.shown(&self.events);
+    }
+}
+
+impl Show for Permission {
+    fn show(&self, answer: &mut Answer<'_>) {
+        match permission::Type::try_from(self.perm_type) {
+            Ok(kind) => answer.word(kind.as_str_name()),
+            Err(_) => answer.field("permType", self.perm_type),
+        }
+        answer.word(quoted(&self.key));
+        if !self.range_end.is_empty() {
+            answer.field("range_end", quoted(&self.range_end));
+        }
+    }
+}
+
+/// Answers about users that are no more than a header.
+macro_rules! show_header {
+    ($($message:ident)*) => {$(
+        impl Show for $message {
+            fn show(&self, answer: &mut Answer<'_>) {
+                answer.header(&self.header);
+            }
+        }
+    )*};
+}
+show_header! {
+    AuthEnableResponse AuthDisableResponse AuthUserAddResponse AuthUserDeleteResponse
+    AuthUserChangePasswordResponse AuthUserGrantRoleResponse AuthUserRevokeRoleResponse AuthRoleAddResponse
+    AuthRoleDeleteResponse AuthRoleGrantPermissionResponse AuthRoleRevokePermissionResponse
+}
+
+/// Answers about users that are a header and names.
+macro_rules! show_names {
+    ($($message:ident: $field:ident)*) => {$(
+        impl Show for $message {
+            fn show(&self, answer: &mut Answer<'_>) {
+                answer.header(&self.header);
+                answer.lines(&self.$field, |answer, name| answer.word(format_args!("{name:?}")));
+            }
+        }
+    )*};
+}
+show_names! {
+    AuthUserGetResponse: roles
+    AuthUserListResponse: users
+    AuthRoleListResponse: roles
+}
+
+impl Show for AuthStatusResponse {
+    fn show(&self, answer: &mut Answer<'_>) {
+        answer.header(&self.header);
+        answer.field("enabled", self.enabled);
+        answer.field("authRevision", self.auth_revision);
+    }
+}
+
+impl Show for AuthRoleGetResponse {
+    fn show(&self, answer: &mut Answer<'_>) {
+        answer.header(&self.header);
+        answer.shown(&self.perm);
+    }
+}
+
+impl Show for AuthenticateResponse {
+    fn show(&self, answer: &mut Answer<'_>) {
+        answer.header(&self.header);
+        let is_simple = |(letters, number): (&str, &str)| {
+            letters.len() == 16
+                && letters.bytes().all(|letter| letter.is_ascii_alphabetic())
+                && number.parse::<u64>().is_ok()
+        };
+        match self.token.split_once('.').is_some_and(is_simple) {
+            true => answer.field("token", "simple"),
+            false => answer.text("token", &self.token),
+        }
     }
 }
 
@@ -733,6 +810,31 @@ mod tests {
                 enabled: true,
                 target_version: "3.6".into(),
             }),
+        });
+    }
+
+    #[test]
+    fn no_field_of_an_answer_about_users_is_left_out() {
+        every_field_shows(AuthStatusResponse {
+            header: header(),
+            enabled: true,
+            auth_revision: 3,
+        });
+        every_field_shows(AuthenticateResponse {
+            header: header(),
+            token: "abc".into(),
+        });
+        every_field_shows(AuthUserListResponse {
+            header: header(),
+            users: vec!["root".into()],
+        });
+        every_field_shows(AuthRoleGetResponse {
+            header: header(),
+            perm: vec![Permission {
+                perm_type: 2,
+                key: "k".into(),
+                range_end: "l".into(),
+            }],
         });
     }
 

@@ -12,6 +12,10 @@
 //! | `lease_grant TTL`, `lease_revoke ID`, `lease_keep_alive ID…`, `lease_time_to_live ID`, `lease_leases` | Lease |
 //! | `alarm ACTION [TYPE]`, `status`, `hash_kv [REVISION]`, `defragment`, `move_leader ID`, `downgrade ACTION` | Maintenance |
 //! | `member_list`, `member_add URL…`, `member_remove ID`, `member_update ID URL…`, `member_promote ID` | Cluster |
+//! | `auth_enable`, `auth_disable`, `auth_status`, `user_list`, `role_list` | Auth, without arguments |
+//! | `user_add NAME [PASSWORD]`, `user_change_password NAME [PASSWORD]`, `user_get NAME`, `user_delete NAME` | users; `no_password=true` |
+//! | `user_grant_role USER ROLE`, `user_revoke_role USER ROLE`, `role_add ROLE`, `role_get ROLE`, `role_delete ROLE` | roles |
+//! | `role_grant_permission ROLE TYPE KEY`, `role_revoke_permission ROLE KEY` | permissions; without a type the request holds none |
 //!
 //! What is not one call with one answer (processes, streams, HTTP) is in [`crate::session`].
 //!
@@ -30,6 +34,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Command};
+use proto::authpb::{Permission, UserAddOptions, permission};
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
@@ -354,7 +359,106 @@ macro_rules! empty_calls {
         }
     )*};
 }
-empty_calls!(LeaseLeasesRequest StatusRequest DefragmentRequest HealthListRequest);
+empty_calls!(
+    LeaseLeasesRequest StatusRequest DefragmentRequest HealthListRequest AuthEnableRequest AuthDisableRequest
+    AuthStatusRequest AuthUserListRequest AuthRoleListRequest
+);
+
+/// Calls that name one thing.
+macro_rules! named_calls {
+    ($($message:ident: $field:ident)*) => {$(
+        impl Call for $message {
+            fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+                Ok(Self { $field: args.word()?.to_owned() })
+            }
+        }
+    )*};
+}
+named_calls!(
+    AuthUserGetRequest: name
+    AuthUserDeleteRequest: name
+    AuthRoleAddRequest: name
+    AuthRoleGetRequest: role
+    AuthRoleDeleteRequest: role
+);
+
+impl Call for AuthenticateRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        Ok(Self {
+            name: args.word()?.to_owned(),
+            password: args.optional().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+impl Call for AuthUserAddRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        let no_password = args.option::<bool>("no_password")?;
+        let (name, password) = (args.word()?.to_owned(), args.optional().unwrap_or_default());
+        Ok(Self {
+            name,
+            password: match args.option("repeat")? {
+                0 => password.to_owned(),
+                times => password.repeat(times),
+            },
+            options: no_password.then_some(UserAddOptions { no_password }),
+            ..Self::default()
+        })
+    }
+}
+
+impl Call for AuthUserChangePasswordRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        Ok(Self {
+            name: args.word()?.to_owned(),
+            password: args.optional().unwrap_or_default().to_owned(),
+            ..Self::default()
+        })
+    }
+}
+
+impl Call for AuthUserGrantRoleRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        Ok(Self {
+            user: args.word()?.to_owned(),
+            role: args.word()?.to_owned(),
+        })
+    }
+}
+
+impl Call for AuthUserRevokeRoleRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        Ok(Self {
+            name: args.word()?.to_owned(),
+            role: args.word()?.to_owned(),
+        })
+    }
+}
+
+impl Call for AuthRoleGrantPermissionRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        let name = args.word()?.to_owned();
+        let perm = match args.optional() {
+            None => None,
+            Some(kind) => Some(Permission {
+                perm_type: number(kind, permission::Type::from_str_name)?,
+                key: args.bytes()?,
+                range_end: args.bytes_option("range_end"),
+            }),
+        };
+        Ok(Self { name, perm })
+    }
+}
+
+impl Call for AuthRoleRevokePermissionRequest {
+    fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {
+        Ok(Self {
+            role: args.word()?.to_owned(),
+            key: args.bytes()?,
+            range_end: args.bytes_option("range_end"),
+        })
+    }
+}
 
 impl Call for HealthCheckRequest {
     fn read(args: &mut Args<'_>) -> Result<Self, ScriptError> {

@@ -172,6 +172,58 @@ pub const DIFFERENCES: &[Difference] = &[
         expected: Expected::Rewritten(|_, _| "downgrade: revision=1 version=\"3.7\"".into()),
     },
     Difference {
+        name: "root-permission",
+        origin: Origin::Etcd("3.6"),
+        reason: "what the role root permits is told, though it is not stored",
+        expected: Expected::Rewritten(|_, answer| format!("{answer}\n  READWRITE \"\" range_end=\"\\0\"")),
+    },
+    Difference {
+        name: "status-for-all",
+        origin: Origin::Etcd("3.7"),
+        reason: "whether authentication is on is told to everybody",
+        expected: Expected::Rewritten(|call, _| match call.contains("etcdctl") {
+            true => "etcdctl: 0\n  | Authentication Status: true\n  | AuthRevision: 12".into(),
+            false => "auth_status: revision=7 enabled=true authRevision=12".into(),
+        }),
+    },
+    Difference {
+        name: "refusal-of-upkeep",
+        origin: Origin::Etcd("3.7"),
+        reason: "who may not call Defragment, HashKV or Snapshot is told so with the code and text of all other calls",
+        expected: Expected::Rewritten(|_, answer| {
+            answer
+                .replace(
+                    "rpc error: code = Unknown desc = auth: permission",
+                    "etcdserver: permission",
+                )
+                .replace("Unknown \"auth: user", "InvalidArgument \"etcdserver: user")
+                .replace("Unknown \"auth: invalid", "Unauthenticated \"etcdserver: invalid")
+                .replace(
+                    "Unknown \"auth: permission",
+                    "PermissionDenied \"etcdserver: permission",
+                )
+        }),
+    },
+    Difference {
+        name: "status-for-users",
+        origin: Origin::Etcd("3.7"),
+        reason: "Status is for every user, not for root alone",
+        expected: Expected::Rewritten(|_, _| {
+            let fields = "dbSize=+ dbSizeInUse=+ leader=M1 raftTerm=+ raftIndex=+ raftAppliedIndex=+";
+            let newer = "storageVersion=\"3.7.0\" dbSizeQuota=2147483648 downgradeInfo(false \"\")";
+            format!("status: revision=7 version=\"3.7.1\" {fields} {newer}")
+        }),
+    },
+    Difference {
+        name: "watch-without-end",
+        origin: Origin::Etcd("3.7.1"),
+        reason: "a watch without end is checked for all it will see, not for its first key (CVE-2026-73499)",
+        expected: Expected::Rewritten(|_, _| {
+            let reason = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+            format!("watch: watch_id=-1 revision=17 created canceled cancel_reason={reason:?}")
+        }),
+    },
+    Difference {
         name: "no-go-inside",
         origin: Origin::OnPurpose,
         reason: "/debug/vars shows the inside of a Go program",

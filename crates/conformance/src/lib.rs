@@ -36,13 +36,14 @@
 //! KEELSON_ETCD=$PWD/target/reference/etcd cargo test -p conformance    the harness tries itself: no difference
 //! ```
 //!
-//! What is not here: users, TLS.
+//! What is not here: TLS.
 
 // This crate drives processes, sockets and files; the rules of the core are not for it.
 #![allow(clippy::disallowed_methods)]
 
 pub mod answer;
 pub mod call;
+pub mod caller;
 pub mod cli;
 pub mod cluster;
 pub mod compare;
@@ -64,3 +65,4 @@ pub mod session;
 pub mod spaces;
 pub mod stream;
 pub mod tools;
+pub mod users;

@@ -20,6 +20,7 @@
 //! | `start members=3 [FLAG=VALUE…]` | starts a cluster, see below |
 //! | `join`, `gone` | starts a member that was added; waits for one that was removed to end by itself |
 //! | `wait TEXT` | the next command is given again and again as long as its answer has TEXT in it: some rules count the seconds since members found each other |
+//! | `authenticate NAME PASSWORD`, `as NAME` | signs in; makes the calls that follow those of a user who has signed in, or of `nobody`; `token=TEXT` shows that token instead, `key=authorization` in that metadata |
 //! | `> etcdctl …`, `> etcdutl …` | the real tool; `<<< "…"` is its standard input |
 //!
 //! In a cluster the first member leads. Commands go to it, or with `m2:` in front to another one. Addresses have the
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream;
 use goldenscript::{Argument, Command, Context};
+use grpc::etcdserverpb::auth_client::AuthClient;
 use grpc::etcdserverpb::cluster_client::ClusterClient;
 use grpc::etcdserverpb::kv_client::KvClient;
 use grpc::etcdserverpb::lease_client::LeaseClient;
@@ -53,6 +55,7 @@ use tonic::{Request, Response, Status};
 
 use crate::answer::{Answer, Names, Show};
 use crate::call::{self, Args, Call, ScriptError};
+use crate::caller::{Caller, Line};
 use crate::cli;
 use crate::compare::Step;
 use crate::http;
@@ -309,17 +312,21 @@ struct Running {
     names: Names,
     clients: Clients,
     watches: HashMap<String, WatchStream>,
+    /// The last token of each user.
+    tokens: HashMap<String, String>,
 }
 
 /// A client of every service, all on one connection.
 #[derive(Debug)]
 struct Clients {
     channel: Channel,
-    kv: KvClient<Channel>,
-    watch: WatchClient<Channel>,
-    lease: LeaseClient<Channel>,
-    cluster: ClusterClient<Channel>,
-    maintenance: MaintenanceClient<Channel>,
+    kv: KvClient<Line>,
+    watch: WatchClient<Line>,
+    lease: LeaseClient<Line>,
+    cluster: ClusterClient<Line>,
+    maintenance: MaintenanceClient<Line>,
+    auth: AuthClient<Line>,
+    caller: Caller,
     health: HealthClient<Channel>,
 }
 
@@ -328,15 +335,19 @@ impl Clients {
         let channel = Endpoint::from_shared(format!("http://{}", server.endpoint()))?
             .connect()
             .await?;
+        let caller = Caller::default();
         // Whatever a server sends is to be seen; tonic alone would refuse more than 4 MiB.
         const MAX: usize = i32::MAX as usize;
         Ok(Self {
-            kv: KvClient::new(channel.clone()).max_decoding_message_size(MAX),
-            watch: WatchClient::new(channel.clone()).max_decoding_message_size(MAX),
-            lease: LeaseClient::new(channel.clone()),
-            cluster: ClusterClient::new(channel.clone()),
-            maintenance: MaintenanceClient::new(channel.clone()),
+            kv: KvClient::with_interceptor(channel.clone(), caller.clone()).max_decoding_message_size(MAX),
+            watch: WatchClient::with_interceptor(channel.clone(), caller.clone())
+                .max_decoding_message_size(MAX),
+            lease: LeaseClient::with_interceptor(channel.clone(), caller.clone()),
+            cluster: ClusterClient::with_interceptor(channel.clone(), caller.clone()),
+            maintenance: MaintenanceClient::with_interceptor(channel.clone(), caller.clone()),
+            auth: AuthClient::with_interceptor(channel.clone(), caller.clone()),
             health: HealthClient::new(channel.clone()),
+            caller,
             channel,
         })
     }
@@ -377,6 +388,7 @@ impl Running {
             names,
             clients,
             watches: HashMap::new(),
+            tokens: HashMap::new(),
         })
     }
 
@@ -495,6 +507,25 @@ impl Running {
             "member_update" => unary!(running, command, cluster.member_update),
             "member_promote" => unary!(running, command, cluster.member_promote),
 
+            "auth_enable" => unary!(running, command, auth.auth_enable),
+            "auth_disable" => unary!(running, command, auth.auth_disable),
+            "auth_status" => unary!(running, command, auth.auth_status),
+            "authenticate" => running.authenticate(command).await,
+            "as" => running.call_as(command),
+            "user_add" => unary!(running, command, auth.user_add),
+            "user_get" => unary!(running, command, auth.user_get),
+            "user_list" => unary!(running, command, auth.user_list),
+            "user_delete" => unary!(running, command, auth.user_delete),
+            "user_change_password" => unary!(running, command, auth.user_change_password),
+            "user_grant_role" => unary!(running, command, auth.user_grant_role),
+            "user_revoke_role" => unary!(running, command, auth.user_revoke_role),
+            "role_add" => unary!(running, command, auth.role_add),
+            "role_get" => unary!(running, command, auth.role_get),
+            "role_list" => unary!(running, command, auth.role_list),
+            "role_delete" => unary!(running, command, auth.role_delete),
+            "role_grant_permission" => unary!(running, command, auth.role_grant_permission),
+            "role_revoke_permission" => unary!(running, command, auth.role_revoke_permission),
+
             "health_check" => unary!(running, command, health.check),
             "health_list" => unary!(running, command, health.list),
             "unknown" => running.unknown(command).await,
@@ -505,6 +536,41 @@ impl Running {
             "restart" | "crash" | "stop" | "resume" | "gone" => running.process(command).await,
             other => Err(format!("no such command: {other}").into()),
         }
+    }
+
+    /// Signs in, and remembers the token under the user's name.
+    async fn authenticate(&mut self, command: &Command) -> Result<String, ScriptError> {
+        let mut args = Args::new(command, &self.names);
+        let request = AuthenticateRequest::read(&mut args)?;
+        args.end()?;
+        let user = request.name.clone();
+        let response = within(self.clients.auth.authenticate(request)).await?;
+        let response = response.map(Response::into_inner);
+        if let Ok(response) = &response {
+            self.tokens.insert(user, response.token.clone());
+        }
+        Ok(self.answer(command, &response))
+    }
+
+    /// Makes the calls that follow those of a user who has signed in, of nobody, or of who has some other token.
+    fn call_as(&mut self, command: &Command) -> Result<String, ScriptError> {
+        let mut args = Args::new(command, &self.names);
+        let (name, key) = (args.word()?, args.option::<String>("key")?);
+        let given = args.option::<String>("token")?;
+        args.end()?;
+        let key = match &*key {
+            "" => "token",
+            "authorization" => "authorization",
+            other => return Err(format!("no token goes in {other}").into()),
+        };
+        let token = match (self.tokens.get(name), &*given) {
+            (_, given) if !given.is_empty() => Some((key, given.parse()?)),
+            (Some(token), _) => Some((key, token.parse()?)),
+            (None, _) if name == "nobody" => None,
+            (None, _) => return Err(format!("{name} has not signed in").into()),
+        };
+        self.clients.caller.become_owner_of(token);
+        Ok("as: done".to_owned())
     }
 
     async fn member_add(&mut self, command: &Command) -> Result<String, ScriptError> {

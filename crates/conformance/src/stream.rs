@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::call::ScriptError;
+use crate::caller::Line;
 use crate::session::within;
 
 /// One stream of KV.Watch with what came in and was not asked for yet.
@@ -32,7 +32,7 @@ const STREAM_QUEUE: usize = 100;
 
 impl WatchStream {
     /// Opens a stream. The server sends nothing before the first request, so a task of its own waits for it.
-    pub fn open(client: &WatchClient<Channel>) -> Self {
+    pub fn open(client: &WatchClient<Line>) -> Self {
         let (requests, outgoing) = mpsc::channel(STREAM_QUEUE);
         let (incoming, responses) = mpsc::channel(STREAM_QUEUE);
         let mut client = client.clone();

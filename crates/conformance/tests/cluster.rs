@@ -16,6 +16,7 @@ use conformance::harness::{self, Stop, Work, number};
 use conformance::migration;
 use conformance::spaces::Spaces;
 use conformance::tools::Tools;
+use conformance::users;
 
 use Wires::{Relays, Spaces as Namespaces};
 
@@ -66,6 +67,8 @@ fn all() -> Vec<(String, Work)> {
             3,
         ),
         migration("a_real_member_alone_becomes_ours_and_real_again", 1),
+        users("two_of_ours_and_a_real_member_share_their_users", 2),
+        users("one_of_ours_and_two_real_members_share_their_users", 1),
     ];
     let lives = [
         ("three_real_members_live_through_faults", 0),
@@ -118,6 +121,19 @@ fn life(
         let report = faults::life(wires, [program(0), program(1), program(2)], &faults, seed)?;
         println!("{} faults: {report:?}", faults.len());
         Ok(())
+    };
+    (name.to_owned(), Box::new(work))
+}
+
+/// The users of a cluster with so many members of ours.
+fn users(name: &str, ours: usize) -> (String, Work) {
+    let work = move |tools: &Tools| {
+        let program = |member| match member < ours {
+            true => &*tools.ours,
+            false => &*tools.reference,
+        };
+        let programs = [program(0), program(1), program(2)];
+        Ok(harness::runtime()?.block_on(users::shared(tools, programs))?)
     };
     (name.to_owned(), Box::new(work))
 }

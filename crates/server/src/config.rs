@@ -17,8 +17,8 @@ use serde::Serialize;
 use thiserror::Error;
 use types::MemberId;
 
-pub use discovery::service::{Credentials, JoinError, Settings as RegisterSettings, Tls as RegisterTls};
 pub use auth::password::{COSTS as BCRYPT_COSTS, DEFAULT_COST as BCRYPT_COST_DEFAULT};
+pub use discovery::service::{Credentials, JoinError, Settings as RegisterSettings, Tls as RegisterTls};
 pub use gates::{Gate, Gates, Stage};
 pub use peer::tls::{Identity, Trust};
 pub use url::{Scheme, Url, UrlError};

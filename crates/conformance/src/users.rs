@@ -1,0 +1,149 @@
+//! Users of a cluster whose members are of both kinds: what one member is told, all know.
+//!
+//! Every member adds a user of its own. Passwords hashed by the one kind are right at the other, tokens of one member
+//! are good at all, and what is taken away somewhere is gone everywhere.
+
+use std::path::Path;
+
+use grpc::etcdserverpb::auth_client::AuthClient;
+use grpc::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::{AuthenticateRequest, PutRequest};
+use tonic::{Code, Request};
+
+use crate::cluster::{Cluster, eventually};
+use crate::faults;
+use crate::load::channel;
+use crate::migration::etcdctl;
+use crate::network::Network;
+use crate::tools::Tools;
+
+const ROOT: &str = "--user=root:pw";
+
+/// Lets members of these programs share their users.
+pub async fn shared(tools: &Tools, programs: [&Path; 3]) -> Result<(), String> {
+    let mut cluster = Cluster::start(Network::relayed()?, &programs, &faults::flags()).await?;
+    cluster.leader().await?;
+    for number in 0..3 {
+        add_own(tools, &cluster, number).await?;
+    }
+    for words in ["user add root:pw", "user grant-role root root", "auth enable"] {
+        ctl(tools, &cluster, 0, words).await?;
+    }
+    let mut tokens = Vec::new();
+    for number in 0..3 {
+        tokens.push(sign_in(&cluster, number).await?);
+        for other in 0..3 {
+            let get = format!("--user=u{number}:pw{number} get k{number}");
+            ctl(tools, &cluster, other, &get).await?;
+        }
+    }
+    everywhere(&cluster, "k0", None, Some(Code::InvalidArgument)).await?;
+    for (number, token) in tokens.iter().enumerate() {
+        let token = Some(token.as_str());
+        everywhere(&cluster, &format!("k{number}"), token, None).await?;
+        everywhere(&cluster, "other", token, Some(Code::PermissionDenied)).await?;
+    }
+
+    // A lease ends by itself: it is the leader who ends it, and it is nobody's.
+    ctl(
+        tools,
+        &cluster,
+        1,
+        &format!("{ROOT} put --lease={} leased x", lease(tools, &cluster).await?),
+    )
+    .await?;
+    eventually("the lease has ended", async || {
+        match ctl(tools, &cluster, 2, &format!("{ROOT} get leased"))
+            .await?
+            .as_str()
+        {
+            "" => Ok(()),
+            there => Err(there.to_owned()),
+        }
+    })
+    .await?;
+
+    ctl(tools, &cluster, 1, &format!("{ROOT} user delete u0")).await?;
+    everywhere(&cluster, "k0", Some(&tokens[0]), Some(Code::Unauthenticated)).await?;
+    ctl(tools, &cluster, 2, &format!("{ROOT} user revoke-role u1 r1")).await?;
+    everywhere(&cluster, "k1", Some(&tokens[1]), Some(Code::PermissionDenied)).await?;
+    everywhere(&cluster, "k2", Some(&tokens[2]), None).await?;
+
+    for number in 0..3 {
+        cluster.stop(number).await?;
+        cluster.resume(number).await?;
+        let users = ctl(tools, &cluster, number, &format!("{ROOT} user list")).await?;
+        if users != "root\nu1\nu2\n" {
+            return Err(format!("m{} knows {users:?}", number + 1));
+        }
+        let token = sign_in(&cluster, 2).await?;
+        everywhere(&cluster, "k2", Some(&token), None).await?;
+    }
+    ctl(tools, &cluster, 1, &format!("{ROOT} auth disable")).await?;
+    cluster.agree().await?;
+    Ok(())
+}
+
+/// A user of this member's own, with a key of its own.
+async fn add_own(tools: &Tools, cluster: &Cluster, number: usize) -> Result<(), String> {
+    for words in [
+        format!("user add u{number}:pw{number}"),
+        format!("role add r{number}"),
+        format!("role grant-permission r{number} readwrite k{number}"),
+        format!("user grant-role u{number} r{number}"),
+    ] {
+        ctl(tools, cluster, number, &words).await?;
+    }
+    Ok(())
+}
+
+/// The id of a lease with the shortest time to live.
+async fn lease(tools: &Tools, cluster: &Cluster) -> Result<String, String> {
+    let granted = ctl(tools, cluster, 0, &format!("{ROOT} lease grant 2")).await?;
+    let id = granted.split(' ').nth(1).map(str::to_owned);
+    id.ok_or_else(|| format!("no id in {granted}"))
+}
+
+async fn sign_in(cluster: &Cluster, number: usize) -> Result<String, String> {
+    let request = AuthenticateRequest {
+        name: format!("u{number}"),
+        password: format!("pw{number}"),
+    };
+    let answer = AuthClient::new(channel(cluster.address(number)))
+        .authenticate(request)
+        .await;
+    Ok(answer.map_err(|status| status.to_string())?.into_inner().token)
+}
+
+/// A put with this token has this end at all members.
+async fn everywhere(
+    cluster: &Cluster,
+    key: &str,
+    token: Option<&str>,
+    refusal: Option<Code>,
+) -> Result<(), String> {
+    for number in 0..3 {
+        let mut request = Request::new(PutRequest {
+            key: key.to_owned().into(),
+            ..PutRequest::default()
+        });
+        if let Some(token) = token {
+            let token = token.parse().map_err(|_| format!("a token {token:?}"))?;
+            request.metadata_mut().insert("token", token);
+        }
+        let answer = KvClient::new(channel(cluster.address(number))).put(request).await;
+        let code = answer.as_ref().err().map(tonic::Status::code);
+        if code != refusal {
+            return Err(format!(
+                "m{}: a put of {key}: {answer:?}, not {refusal:?}",
+                number + 1
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn ctl(tools: &Tools, cluster: &Cluster, number: usize, words: &str) -> Result<String, String> {
+    let words: Vec<_> = words.split(' ').collect();
+    etcdctl(tools, cluster.address(number), &words).await
+}
