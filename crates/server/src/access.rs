@@ -10,7 +10,7 @@
 use auth::{Access, Auth, Identity};
 use machine::authorize::Caller;
 use tonic::metadata::MetadataMap;
-use types::{ErrorKind, KeyRange};
+use types::{ErrorKind, Index, KeyRange};
 
 use crate::node::Node;
 
@@ -44,11 +44,12 @@ impl Node {
         self.resolve(token).await.ok_or(ErrorKind::InvalidAuthToken)
     }
 
-    /// Whose token it is. Its number is that of the entry it came with, or of the one before: a member that has not
-    /// come so far yet waits until it has.
+    /// Whose token it is. Its number is that of the entry before the one it came with: a member that has not come so
+    /// far yet waits until it has. (Go's members wait for the number itself, and miss a token that is just on its way.)
     async fn resolve(&self, token: &str) -> Option<Identity> {
         let (_, index) = token.split_once('.')?;
-        let known = self.board.wait_applied(index.parse().ok()?);
+        let number: Index = index.parse().ok()?;
+        let known = self.board.wait_applied(number.saturating_add(1));
         tokio::time::timeout(self.request_timeout(), known).await.ok()?;
         // The revision first: whatever ends the token later also makes this one an old one.
         let auth = self.board.auth();
