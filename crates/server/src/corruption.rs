@@ -363,27 +363,25 @@ pub async fn check_always(node: Node, ask: Ask) {
             continue;
         };
         let members = node.board.replicated().members.len();
-        let verdict = blame(&sums(&node, &marks, window), members);
-        undecided += 1;
+        let sums = sums(&node, &ask, window).await;
+        let verdict = match blame(&sums, members) {
+            // Who differs can not tell any more.
+            Blame::Nobody => Blame::Somebody,
+            verdict => verdict,
+        };
         // Those who have not come as far may still decide it.
-        if matches!(verdict, Blame::These(_))
-            || marks.len() + 1 == members
-            || undecided > UNDECIDED_ROUNDS_MAX
-        {
-            tracing::error!(
-                after = window.after,
-                upto = window.upto,
-                "members did different things with these entries"
-            );
-            let verdict = if verdict == Blame::Nobody {
-                Blame::Somebody
-            } else {
-                verdict
-            };
-            accuse(&node, "the state hashes of members differ", verdict).await;
-            undecided = 0;
-            advance(&node, &mut peers, &marks);
+        if is_open(&verdict, sums.len(), members, undecided) {
+            undecided += 1;
+            continue;
         }
+        tracing::error!(
+            after = window.after,
+            upto = window.upto,
+            "members did different things with these entries"
+        );
+        accuse(&node, "the state hashes of members differ", verdict).await;
+        undecided = 0;
+        advance(&node, &mut peers, &marks);
     }
 }
 
@@ -401,23 +399,34 @@ async fn peer_marks(node: &Node, ask: &Ask, peers: &mut HashMap<MemberId, Peer>)
         }
     }
     let asked = due.into_iter().map(async |(member, from)| {
-        let body = Bytes::from(from.to_string());
-        (
-            MemberId(member.id),
-            ask.member(&member.peer_ur_ls, STATE_HASH_PATH, body).await,
-        )
+        let marks = ask_marks(ask, member, from).await;
+        (MemberId(member.id), marks)
     });
     let mut marks = Vec::new();
     for (id, answer) in join_all(asked).await {
         match answer {
-            Ok((StatusCode::OK, body)) => {
-                marks.extend(serde_json::from_slice(&body).ok().map(|theirs| (id, theirs)))
-            }
-            Ok((StatusCode::NOT_FOUND, _)) => peers.entry(id).or_default().silent = SILENT_ROUNDS,
-            _ => {}
+            Told::Marks(theirs) => marks.push((id, theirs)),
+            Told::NoSuchPath => peers.entry(id).or_default().silent = SILENT_ROUNDS,
+            Told::Nothing => {}
         }
     }
     marks
+}
+
+/// What a member says of its sums.
+enum Told {
+    Marks(Vec<Mark>),
+    NoSuchPath,
+    Nothing,
+}
+
+async fn ask_marks(ask: &Ask, member: &Member, from: Index) -> Told {
+    let body = Bytes::from(from.to_string());
+    match ask.member(&member.peer_ur_ls, STATE_HASH_PATH, body).await {
+        Ok((StatusCode::OK, body)) => serde_json::from_slice(&body).map_or(Told::Nothing, Told::Marks),
+        Ok((StatusCode::NOT_FOUND, _)) => Told::NoSuchPath,
+        _ => Told::Nothing,
+    }
 }
 
 fn first_difference(node: &Node, marks: &Marks) -> Option<Window> {
@@ -426,19 +435,29 @@ fn first_difference(node: &Node, marks: &Marks) -> Option<Window> {
     windows.min_by_key(|window| window.upto)
 }
 
-/// The members' sums over a window, of those that know both its ends.
-fn sums(node: &Node, marks: &Marks, window: Window) -> Vec<(MemberId, u64)> {
-    let trail = node.trail.lock();
-    let own: Vec<Mark> = [window.after, window.upto]
-        .iter()
-        .filter_map(|index| trail.mark(*index))
-        .collect();
-    let at = |marks: &[Mark], index| marks.iter().find(|mark| mark.index == index).map(|mark| mark.sum);
-    let sum = |marks: &[Mark]| Some(at(marks, window.upto)?.wrapping_sub(at(marks, window.after)?));
-    let all = [(node.id, &own)]
-        .into_iter()
-        .chain(marks.iter().map(|(id, marks)| (*id, marks)));
-    all.filter_map(|(id, marks)| Some((id, sum(marks)?))).collect()
+/// The members' sums over a window, of those that know both its ends. Each is asked for them: what it told of its
+/// own need not have been the same places as another's.
+async fn sums(node: &Node, ask: &Ask, window: Window) -> Vec<(MemberId, u64)> {
+    let members = others(node);
+    let asked = members.iter().map(async |member| {
+        let at = async |index| match ask_marks(ask, member, index).await {
+            Told::Marks(marks) => marks.into_iter().find(|mark| mark.index == index),
+            Told::NoSuchPath | Told::Nothing => None,
+        };
+        let sum = between(at(window.after).await, at(window.upto).await)?;
+        Some((MemberId(member.id), sum))
+    });
+    let theirs = join_all(asked).await;
+    let own = {
+        let trail = node.trail.lock();
+        between(trail.mark(window.after), trail.mark(window.upto))
+    };
+    let own = own.map(|sum| (node.id, sum));
+    own.into_iter().chain(theirs.into_iter().flatten()).collect()
+}
+
+fn between(after: Option<Mark>, upto: Option<Mark>) -> Option<u64> {
+    Some(upto?.sum.wrapping_sub(after?.sum))
 }
 
 fn advance(node: &Node, peers: &mut HashMap<MemberId, Peer>, marks: &Marks) {
