@@ -18,13 +18,13 @@ use http::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use peer::Connector;
-use peer::tls::{Identity, Trust, client_config};
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{
     AuthenticateRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use proto::mvccpb::KeyValue;
 use thiserror::Error;
+use tls::{Identity, Trust};
 use tokio::time::{sleep, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status};
@@ -156,10 +156,13 @@ impl<'a> Service<'a> {
             .any(|uri| matches!(uri.scheme_str(), Some("https" | "unixs")));
         let tls = match wants_tls {
             true => {
-                let mut config = client_config(tls.identity.as_ref(), &tls.trust)
-                    .map_err(|error| JoinError::Tls(error.to_string()))?;
-                config.alpn_protocols = vec![b"h2".to_vec()];
-                Some(config.into())
+                let settings = ::tls::Settings {
+                    identity: tls.identity,
+                    trust: tls.trust,
+                    ..Default::default()
+                };
+                let client = ::tls::Client::new(&settings, ::tls::HTTP2);
+                Some(client.map_err(|error| JoinError::Tls(error.to_string()))?)
             }
             false => None,
         };

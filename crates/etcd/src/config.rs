@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use server::config::{
-    AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME, Discovery, Gate,
-    Identity, Keepalive, PeerTls, RegisterSettings, RegisterTls, Trust, Url, UrlError, parse_initial_cluster,
+    Allowed, AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME, Discovery,
+    Gate, Identity, Keepalive, Protocols, RegisterSettings, RegisterTls, Suite, SuiteError, Tls, TlsSettings,
+    Trust, Url, UrlError, Version, parse_initial_cluster,
 };
 use server::go;
 use thiserror::Error;
@@ -87,12 +88,13 @@ pub enum Invalid {
     TlsVersions(String, String),
     #[error("cipher suites cannot be configured when only TLS1.3 is enabled")]
     TlsCiphers,
-    #[error(
-        "--peer-cert-file and --peer-key-file go together, and so do --peer-client-cert-file and --peer-client-key-file; the other TLS flags of peers need the first two"
-    )]
-    PeerKeyPair,
-    #[error("--peer-trusted-ca-file must name the CA of the other members' certificates")]
-    PeerAuthorities,
+    #[error(transparent)]
+    TlsSuite(SuiteError),
+    #[error("AllowedCNs and AllowedHostnames are mutually exclusive (cns={cns:?}, hostnames={hostnames:?})")]
+    TlsAllowed {
+        cns: Vec<String>,
+        hostnames: Vec<String>,
+    },
     #[error("--{flag} is not supported yet: {cure}")]
     Unsupported { flag: String, cure: &'static str },
     #[error("error parsing CompactionRetention: {0}")]
@@ -145,7 +147,9 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         listen_client: flags.listen_client_urls.clone(),
         listen_client_http: flags.listen_client_http_urls.clone(),
         listen_metrics: flags.listen_metrics_urls.clone(),
+        client_tls: client_tls(flags)?,
         peer_tls: peer_tls(flags)?,
+        self_signed_cert_validity: flags.self_signed_cert_validity,
         advertise_peer,
         advertise_client,
         reuse_port: flags.socket_reuse_port,
@@ -292,41 +296,86 @@ fn check_tls(flags: &Flags) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The files of `--peer-*`, which go together.
-fn peer_tls(flags: &Flags) -> Result<Option<PeerTls>, Invalid> {
-    let identity = |cert: &str, key: &str| Identity {
+fn client_tls(flags: &Flags) -> Result<Tls, Invalid> {
+    let hostnames = &flags.client_cert_allowed_hostname;
+    Ok(Tls {
+        settings: TlsSettings {
+            identity: identity(&flags.cert_file, &flags.key_file),
+            // Nobody is dialed.
+            client_identity: None,
+            trust: trust(&flags.trusted_ca_file),
+            requires_certificate: flags.client_cert_auth || !flags.trusted_ca_file.is_empty(),
+            revoked: file(&flags.client_crl_file),
+            allowed: allowed(&[], hostnames)?,
+            protocols: protocols(flags)?,
+        },
+        auto: flags.auto_tls,
+        asks_certificate: flags.client_cert_auth,
+        checks_address: false,
+    })
+}
+
+fn peer_tls(flags: &Flags) -> Result<Tls, Invalid> {
+    let (names, hostnames) = (&flags.peer_cert_allowed_cn, &flags.peer_cert_allowed_hostname);
+    Ok(Tls {
+        settings: TlsSettings {
+            identity: identity(&flags.peer_cert_file, &flags.peer_key_file),
+            client_identity: identity(&flags.peer_client_cert_file, &flags.peer_client_key_file),
+            trust: trust(&flags.peer_trusted_ca_file),
+            requires_certificate: flags.peer_client_cert_auth || !flags.peer_trusted_ca_file.is_empty(),
+            revoked: file(&flags.peer_crl_file),
+            allowed: allowed(names, hostnames)?,
+            protocols: protocols(flags)?,
+        },
+        auto: flags.peer_auto_tls,
+        asks_certificate: flags.peer_client_cert_auth,
+        checks_address: !flags.peer_skip_client_san_verification,
+    })
+}
+
+fn file(name: &str) -> Option<PathBuf> {
+    (!name.is_empty()).then(|| name.into())
+}
+
+/// Half a pair is found out when it is used, as in etcd.
+fn identity(cert: &str, key: &str) -> Option<Identity> {
+    let is_given = !cert.is_empty() || !key.is_empty();
+    is_given.then(|| Identity {
         cert: cert.into(),
         key: key.into(),
+    })
+}
+
+fn trust(authorities: &str) -> Trust {
+    file(authorities).map_or(Trust::System, Trust::Authorities)
+}
+
+fn allowed(names: &[String], hostnames: &[String]) -> Result<Allowed, Invalid> {
+    match (names, hostnames) {
+        ([], []) => Ok(Allowed::Any),
+        (names, []) => Ok(Allowed::CommonNames(names.to_vec())),
+        ([], hostnames) => Ok(Allowed::Hostnames(hostnames.to_vec())),
+        (cns, hostnames) => Err(Invalid::TlsAllowed {
+            cns: cns.to_vec(),
+            hostnames: hostnames.to_vec(),
+        }),
+    }
+}
+
+/// What [`check_tls`] has left.
+fn protocols(flags: &Flags) -> Result<Protocols, Invalid> {
+    let version = |name: &str, otherwise| match name {
+        "TLS1.2" => Version::Tls12,
+        "TLS1.3" => Version::Tls13,
+        _ => otherwise,
     };
-    let (cert, key, ca) = (
-        &flags.peer_cert_file,
-        &flags.peer_key_file,
-        &flags.peer_trusted_ca_file,
-    );
-    let (client_cert, client_key) = (&flags.peer_client_cert_file, &flags.peer_client_key_file);
-    if cert.is_empty() != key.is_empty() || client_cert.is_empty() != client_key.is_empty() {
-        return Err(Invalid::PeerKeyPair);
-    }
-    if cert.is_empty() {
-        let is_asked = flags.peer_client_cert_auth || !ca.is_empty() || !client_cert.is_empty();
-        return if is_asked {
-            Err(Invalid::PeerKeyPair)
-        } else {
-            Ok(None)
-        };
-    }
-    if ca.is_empty() {
-        return Err(Invalid::PeerAuthorities);
-    }
-    let client_identity = match client_cert.is_empty() {
-        true => identity(cert, key),
-        false => identity(client_cert, client_key),
-    };
-    Ok(Some(PeerTls {
-        identity: identity(cert, key),
-        client_identity,
-        authorities: ca.into(),
-    }))
+    let suites = flags.cipher_suites.iter().map(|name| Suite::parse(name));
+    let suites = suites.collect::<Result<_, _>>().map_err(Invalid::TlsSuite)?;
+    Ok(Protocols {
+        min: version(&flags.tls_min_version, Version::Tls12),
+        max: version(&flags.tls_max_version, Version::Tls13),
+        suites,
+    })
 }
 
 /// Whom to ask for the members, where they are not listed.
@@ -699,6 +748,11 @@ mod tests {
                 &["--tls-min-version=TLS1.3", "--cipher-suites=x"],
                 "cipher suites cannot be configured when only TLS1.3 is enabled",
             ),
+            (&["--cipher-suites=x"], "unexpected TLS cipher suite \"x\""),
+            (
+                &["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"],
+                "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\"], hostnames=[\"b\"])",
+            ),
             (
                 &["--auto-compaction-retention=foo"],
                 "error parsing CompactionRetention: time: invalid duration \"foo\"",
@@ -723,8 +777,6 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_refused_with_a_way_out() {
         for (flag, value) in [
-            ("cert-file", "x"),
-            ("peer-auto-tls", "true"),
             ("auth-token", "jwt"),
             ("config-file", "x"),
             ("enable-distributed-tracing", "true"),
@@ -737,29 +789,52 @@ mod tests {
                 "{text}"
             );
         }
-        config(&[
-            "--cert-file=",
-            "--auth-token=simple",
-            "--tls-min-version=TLS1.2",
-            "--auto-tls=false",
-        ]);
+        config(&["--auth-token=simple"]);
     }
 
     #[test]
-    fn tls_between_members_takes_a_certificate_its_key_and_an_authority() {
-        let all = [
+    fn tls_is_what_its_flags_name() {
+        let members = config(&[
             "--peer-cert-file=c",
             "--peer-key-file=k",
+            "--peer-client-cert-file=cc",
+            "--peer-client-key-file=ck",
             "--peer-trusted-ca-file=a",
-            "--peer-client-cert-auth",
-        ];
-        let tls = config(&all).peer_tls.expect("it was asked for");
-        assert_eq!(tls.client_identity, tls.identity);
-        assert_eq!(tls.authorities, PathBuf::from("a"));
-        assert!(refusal(&all[1..]).starts_with("--peer-cert-file and --peer-key-file go together"));
-        assert!(refusal(&all[3..]).contains("need the first two"));
-        assert!(refusal(&all[..2]).starts_with("--peer-trusted-ca-file must name"));
-        assert_eq!(config(&[]).peer_tls, None);
+            "--peer-crl-file=r",
+            "--peer-cert-allowed-cn=x,y",
+            "--tls-max-version=TLS1.2",
+            "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        ]);
+        let (tls, pair) = (members.peer_tls, |cert: &str, key: &str| Identity {
+            cert: cert.into(),
+            key: key.into(),
+        });
+        assert!(tls.settings.requires_certificate && tls.checks_address && !tls.asks_certificate);
+        assert_eq!(tls.settings.identity, Some(pair("c", "k")));
+        assert_eq!(tls.settings.client_identity, Some(pair("cc", "ck")));
+        assert_eq!(tls.settings.trust, Trust::Authorities("a".into()));
+        assert_eq!(tls.settings.revoked, Some("r".into()));
+        let names = vec!["x".to_owned(), "y".to_owned()];
+        assert_eq!(tls.settings.allowed, Allowed::CommonNames(names));
+        assert_eq!(tls.settings.protocols.max, Version::Tls12);
+        assert_eq!(tls.settings.protocols.suites.len(), 1);
+        assert_eq!(members.client_tls.settings.identity, None);
+
+        let clients = config(&[
+            "--cert-file=c",
+            "--key-file=k",
+            "--client-cert-auth",
+            "--client-cert-allowed-hostname=h",
+            "--peer-skip-client-san-verification",
+        ]);
+        assert!(clients.client_tls.asks_certificate && clients.client_tls.settings.requires_certificate);
+        assert_eq!(clients.client_tls.settings.trust, Trust::System);
+        assert_eq!(
+            clients.client_tls.settings.allowed,
+            Allowed::Hostnames(vec!["h".into()])
+        );
+        assert!(!clients.peer_tls.checks_address);
+        assert_eq!(config(&[]).client_tls.settings, TlsSettings::default());
     }
 
     fn register(args: &[&str]) -> RegisterSettings {

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,10 +14,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
 
 /// How long a connection without a request is kept. Go members close one after 5 s.
 const IDLE: Duration = Duration::from_secs(4);
@@ -61,7 +58,7 @@ pub struct Client(hyper_util::client::legacy::Client<Connector, RequestBody>);
 
 impl Client {
     /// A client that has `connect_timeout` for a connection, and uses `tls` for `https` and `unixs`.
-    pub fn new(tls: Option<Arc<rustls::ClientConfig>>, connect_timeout: Duration) -> Self {
+    pub fn new(tls: Option<tls::Client>, connect_timeout: Duration) -> Self {
         let connector = Connector::new(tls, connect_timeout);
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -119,7 +116,10 @@ fn classify(error: &(dyn Error + 'static)) -> CallError {
         match cause.source() {
             Some(source) => cause = source,
             // The innermost says what happened, those around it only what that led to.
-            None => return CallError::Broken(cause.to_string()),
+            None => {
+                let broken = cause.downcast_ref::<io::Error>();
+                return CallError::Broken(broken.map_or_else(|| cause.to_string(), tls::describe));
+            }
         }
     }
 }
@@ -127,7 +127,7 @@ fn classify(error: &(dyn Error + 'static)) -> CallError {
 /// Opens connections to URLs, for HTTP clients of hyper.
 #[derive(Clone)]
 pub struct Connector {
-    tls: Option<TlsConnector>,
+    tls: Option<tls::Client>,
     timeout: Duration,
 }
 
@@ -152,11 +152,8 @@ impl tower_service::Service<Uri> for Connector {
 
 impl Connector {
     /// Has `timeout` for a connection, TLS included, and uses `tls` for `https` and `unixs`.
-    pub fn new(tls: Option<Arc<rustls::ClientConfig>>, timeout: Duration) -> Self {
-        Self {
-            tls: tls.map(TlsConnector::from),
-            timeout,
-        }
+    pub fn new(tls: Option<tls::Client>, timeout: Duration) -> Self {
+        Self { tls, timeout }
     }
 
     async fn connect(&self, url: &Uri) -> io::Result<Box<dyn Io>> {
@@ -186,8 +183,7 @@ impl Connector {
                 format!("no TLS is set up to connect to {url}"),
             )
         })?;
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| unusable())?;
-        Ok(Box::new(tls.connect(name, socket).await?))
+        Ok(Box::new(tls.connect(host, socket).await?))
     }
 }
 

@@ -46,7 +46,6 @@ mod probe;
 mod reader;
 mod serve;
 mod snapshot;
-pub mod tls;
 mod transport;
 
 use std::path::PathBuf;
@@ -79,7 +78,7 @@ pub struct Config {
     /// The version this member is of, such as `3.7.1`.
     pub version: &'static str,
     /// For peers with `https` URLs.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tls: Option<tls::Client>,
     /// How long to wait for a connection; with etcd, a second more than the election timeout.
     pub dial_timeout: Duration,
     /// Where received databases are written.

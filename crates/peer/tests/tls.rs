@@ -4,17 +4,16 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
 use http::StatusCode;
-use peer::tls::{self, Identity, TlsError, Trust};
 use peer::{CallError, Client};
 use proto::raftpb::MessageType;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tls::{Identity, Settings, Trust, UNSAID};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -59,18 +58,27 @@ impl Authority {
 
     fn tls(&self, host: &str) -> Tls {
         let identity = self.identity(host);
-        let client = tls::client_config(Some(&identity), &Trust::Authorities(self.file()));
-        let server = tls::server_config(&identity, Some(&self.file()));
+        let settings = Settings {
+            identity: Some(identity.clone()),
+            trust: Trust::Authorities(self.file()),
+            requires_certificate: true,
+            ..Default::default()
+        };
         Tls {
-            client: Arc::new(client.unwrap()),
-            server: Arc::new(server.unwrap()),
+            client: tls::Client::new(&settings, UNSAID).unwrap(),
+            server: tls::Server::new(&settings, &identity, UNSAID).unwrap(),
         }
     }
 }
 
 async fn probe(node: &Node, identity: Option<&Identity>, trust: Trust) -> Result<StatusCode, CallError> {
-    let config = tls::client_config(identity, &trust).unwrap();
-    let client = Client::new(Some(Arc::new(config)), TIMEOUT);
+    let settings = Settings {
+        identity: identity.cloned(),
+        trust,
+        ..Default::default()
+    };
+    let client = tls::Client::new(&settings, UNSAID).unwrap();
+    let client = Client::new(Some(client), TIMEOUT);
     let request = request("GET", "/raft/probing", ONE, TWO, Bytes::new());
     let answer = client.call(&node.url, request, TIMEOUT, 1 << 10).await?;
     Ok(answer.status())
@@ -133,41 +141,4 @@ async fn a_client_that_speaks_no_tls_hears_of_it() {
         .call(&node.url, request, TIMEOUT, 1 << 10)
         .await;
     assert!(matches!(told, Err(CallError::Broken(_))), "{told:?}");
-}
-
-#[test]
-fn a_file_that_is_of_no_use_is_named() {
-    let authority = Authority::new();
-    let good = authority.identity("here");
-    let gone = authority.dir.path().join("gone");
-    let empty = authority.write("empty", "");
-    let with = |cert: &Path, key: &Path| {
-        let (cert, key) = (cert.to_owned(), key.to_owned());
-        tls::server_config(&Identity { cert, key }, None)
-    };
-    let other_key = authority.identity("there").key;
-    let told = with(&gone, &good.key).unwrap_err();
-    assert!(
-        matches!(told, TlsError::Unreadable { ref file, .. } if *file == gone),
-        "{told}"
-    );
-    let told = with(&good.cert, &empty).unwrap_err();
-    assert!(
-        matches!(told, TlsError::Missing { what: "key", ref file, .. } if *file == empty),
-        "{told}"
-    );
-    let told = with(&empty, &good.key).unwrap_err();
-    assert!(
-        matches!(
-            told,
-            TlsError::Missing {
-                what: "certificate",
-                ..
-            }
-        ),
-        "{told}"
-    );
-    let told = with(&good.cert, &other_key).unwrap_err();
-    assert!(matches!(told, TlsError::Unusable { .. }), "{told}");
-    assert!(with(&good.cert, &good.key).is_ok());
 }

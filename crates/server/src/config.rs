@@ -20,7 +20,7 @@ use types::MemberId;
 pub use auth::password::{COSTS as BCRYPT_COSTS, DEFAULT_COST as BCRYPT_COST_DEFAULT};
 pub use discovery::service::{Credentials, JoinError, Settings as RegisterSettings, Tls as RegisterTls};
 pub use gates::{Gate, Gates, Stage};
-pub use peer::tls::{Identity, Trust};
+pub use tls::{Allowed, Identity, Protocols, Settings as TlsSettings, Suite, SuiteError, Trust, Version};
 pub use url::{Scheme, Url, UrlError};
 
 use crate::{fields, go};
@@ -52,8 +52,12 @@ pub struct Config {
     pub listen_client_http: Vec<Url>,
     /// Where metrics and health are served besides the client ports.
     pub listen_metrics: Vec<Url>,
-    /// How connections between members are secured, if they are.
-    pub peer_tls: Option<PeerTls>,
+    /// How connections of clients are secured, and those for metrics.
+    pub client_tls: Tls,
+    /// How connections between members are secured.
+    pub peer_tls: Tls,
+    /// Years that a certificate is valid which this member makes for itself.
+    pub self_signed_cert_validity: u64,
     /// The peer URLs the other members are told.
     pub advertise_peer: Vec<Url>,
     /// The client URLs clients are told.
@@ -140,15 +144,17 @@ pub struct Config {
     pub gates: Gates,
 }
 
-/// TLS between members: the same files serve both ends of a connection, unless the dialing end has its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerTls {
-    /// The certificate that this member shows to those that dial it.
-    pub identity: Identity,
-    /// The one it shows to those it dials.
-    pub client_identity: Identity,
-    /// Who vouches for the others.
-    pub authorities: PathBuf,
+/// TLS of clients, or of members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// What the flags name; without an identity there is no TLS, or `auto` makes one.
+    pub settings: TlsSettings,
+    /// Whether a certificate is made if none is given.
+    pub auto: bool,
+    /// Whether it was said that others must show certificates; naming an authority has the same effect.
+    pub asks_certificate: bool,
+    /// Whether others must come from where their certificates say.
+    pub checks_address: bool,
 }
 
 /// Who tells a member that has no data of the others.
@@ -501,7 +507,9 @@ pub(crate) mod tests {
             listen_client: url("http://localhost:2379"),
             listen_client_http: vec![],
             listen_metrics: vec![],
-            peer_tls: None,
+            client_tls: Tls::default(),
+            peer_tls: Tls::default(),
+            self_signed_cert_validity: 1,
             advertise_peer: url("http://localhost:2380"),
             advertise_client: url("http://localhost:2379"),
             reuse_port: false,

@@ -17,26 +17,28 @@
 mod connection;
 mod edge;
 mod lanes;
+mod secure;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
-use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Config, PeerTls, Url};
+use crate::config::{Config, Tls, Url};
 use crate::fields::json;
 use crate::http::Port;
 
-pub use connection::{Limits, Ports};
+pub use connection::{Limits, Ports, TlsClient};
 pub use edge::{Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody};
 pub use lanes::Lanes;
+pub use secure::sign_own;
+
+use secure::{Secured, Security, secured, warn_of_plain};
 
 /// Connections the kernel may hold before they are accepted; it has a limit of its own too.
 const BACKLOG: i32 = 4096;
@@ -62,12 +64,12 @@ pub enum ListenError {
     /// A host name that names nothing.
     #[error("listen tcp: lookup {host}: no such host ({flag})")]
     Lookup { host: String, flag: &'static str },
-    /// TLS on another port than that of the members, where it is not there yet.
-    #[error(
-        "TLS key/cert (--cert-file, --key-file) must be provided for {url} with HTTPS scheme; \
-         TLS is not supported yet, use http:// or unix:// in {flag}"
-    )]
-    Tls { url: Url, flag: &'static str },
+    /// TLS for clients without the files for it.
+    #[error("TLS key/cert (--cert-file, --key-file) must be provided for client url {0} with HTTPS scheme")]
+    ClientTls(Url),
+    /// TLS for metrics, which is that of clients.
+    #[error("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url {0}")]
+    MetricsTls(Url),
     /// TLS between members without the files for it.
     #[error(
         "TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url {0} with HTTPS scheme"
@@ -75,7 +77,10 @@ pub enum ListenError {
     PeerTls(Url),
     /// The files can't be used.
     #[error(transparent)]
-    TlsFiles(#[from] peer::tls::TlsError),
+    TlsFiles(#[from] tls::TlsError),
+    /// The member can't make a certificate for itself.
+    #[error(transparent)]
+    SelfSigned(#[from] tls::SelfSignedError),
     /// A port for HTTP alone that is also one for gRPC.
     #[error("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}")]
     SameUrl(Url),
@@ -111,39 +116,39 @@ impl Listeners {
         if let Some(both) = config
             .listen_client_http
             .iter()
-            .find(|url| config.listen_client.contains(url))
+            .find(|url| same_address(&config.listen_client, url))
         {
             return Err(ListenError::SameUrl(both.clone()));
         }
-        let acceptor = config.peer_tls.as_ref().map(acceptor).transpose()?;
-        let bind_peer = |url: &Url| match (url.scheme().is_tls(), &acceptor) {
-            (true, None) => Err(ListenError::PeerTls(url.clone())),
-            (true, tls) => Listener::bind(url, "--listen-peer-urls", config.reuse_port, tls.clone()),
-            (false, _) => Listener::bind(url, "--listen-peer-urls", config.reuse_port, None),
-        };
-        let bind = |flag, urls: &[Url]| -> Result<Vec<Listener>, ListenError> {
-            let bind = |url: &Url| match url.scheme().is_tls() {
-                true => Err(ListenError::Tls {
-                    url: url.clone(),
-                    flag,
-                }),
-                false => Listener::bind(url, flag, config.reuse_port, None),
-            };
-            urls.iter().map(bind).collect()
-        };
         tracing::info!(
             "listen-peer-urls" = json(&config.listen_peer),
             "configuring peer listeners"
         );
-        let peer: Result<Vec<_>, _> = config.listen_peer.iter().map(bind_peer).collect();
-        let peer = peer?;
+        let peer = bind_peers(config)?;
         tracing::info!(
             "listen-client-urls" = json(&config.listen_client),
             "configuring client listeners"
         );
-        let client = bind("--listen-client-urls", &config.listen_client)?;
-        let client_http = bind("--listen-client-http-urls", &config.listen_client_http)?;
-        let metrics = bind("--listen-metrics-urls", &config.listen_metrics)?;
+        let tls = &config.client_tls;
+        let clients = || config.listen_client.iter().chain(&config.listen_client_http);
+        clients().for_each(|url| warn_of_plain(url, tls, false));
+        log_tls("starting with client TLS", tls);
+        let secured_clients = secured(tls, clients(), tls::HTTP, false, ListenError::ClientTls)?;
+        let secured_clients = secured_clients.as_ref();
+        let metrics = config.listen_metrics.iter();
+        let secured_metrics = secured(tls, metrics, tls::HTTP, true, ListenError::MetricsTls)?;
+        let bind = |flag, urls: &[Url], secured| bind_all(urls, flag, config.reuse_port, secured);
+        let client = bind("--listen-client-urls", &config.listen_client, secured_clients)?;
+        let client_http = bind(
+            "--listen-client-http-urls",
+            &config.listen_client_http,
+            secured_clients,
+        )?;
+        let metrics = bind(
+            "--listen-metrics-urls",
+            &config.listen_metrics,
+            secured_metrics.as_ref(),
+        )?;
         Ok(Listeners {
             peer,
             client,
@@ -154,9 +159,47 @@ impl Listeners {
     }
 }
 
-fn acceptor(tls: &PeerTls) -> Result<TlsAcceptor, peer::tls::TlsError> {
-    let config = peer::tls::server_config(&tls.identity, Some(&tls.authorities))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+fn bind_peers(config: &Config) -> Result<Vec<Listener>, ListenError> {
+    let (tls, urls) = (&config.peer_tls, &config.listen_peer);
+    log_tls("starting with peer TLS", tls);
+    urls.iter().for_each(|url| warn_of_plain(url, tls, true));
+    let checks = tls.checks_address;
+    let secured = secured(tls, urls.iter(), tls::UNSAID, checks, ListenError::PeerTls)?;
+    bind_all(urls, "--listen-peer-urls", config.reuse_port, secured.as_ref())
+}
+
+/// Binds each address once; where URLs with and without TLS share one, it is for both.
+fn bind_all(
+    urls: &[Url],
+    flag: &'static str,
+    reuse_port: bool,
+    secured: Option<&Secured>,
+) -> Result<Vec<Listener>, ListenError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for url in urls {
+        let security = Security::of(url, secured);
+        match listeners.iter_mut().find(|bound| is_same_port(&bound.url, url)) {
+            Some(bound) => bound.security = bound.security.clone().and(security),
+            None => listeners.push(Listener::bind(url, flag, reuse_port, security)?),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Whether URLs name the same port of the same address, which is then not one that the system chooses.
+fn is_same_port(one: &Url, other: &Url) -> bool {
+    one.address() == other.address() && one.port() != Some(0)
+}
+
+fn same_address(urls: &[Url], url: &Url) -> bool {
+    urls.iter().any(|other| is_same_port(other, url) || other == url)
+}
+
+fn log_tls(message: &str, tls: &Tls) {
+    if tls.settings.identity.is_some() {
+        let suites = &tls.settings.protocols.suites;
+        tracing::info!("tls-info" = %tls.settings, "cipher-suites" = ?suites, "{message}");
+    }
 }
 
 /// Allows this process as many open files as it may allow itself, and tells how many.
@@ -177,7 +220,7 @@ fn raise_file_limit() -> u64 {
 pub struct Listener {
     url: Url,
     socket: Bound,
-    tls: Option<TlsAcceptor>,
+    security: Security,
 }
 
 enum Bound {
@@ -204,7 +247,7 @@ impl Listener {
         url: &Url,
         flag: &'static str,
         reuse_port: bool,
-        tls: Option<TlsAcceptor>,
+        security: Security,
     ) -> Result<Self, ListenError> {
         let (network, bound) = match url.port() {
             None => ("unix", bind_unix(url.address())),
@@ -226,7 +269,7 @@ impl Listener {
         Ok(Listener {
             url: url.clone(),
             socket,
-            tls,
+            security,
         })
     }
 
@@ -340,11 +383,19 @@ fn cure(error: &io::Error, url: &Url) -> String {
 fn log_serving(port: Port, traffic: &str, listener: &Listener) {
     let address = listener.address();
     match port {
-        Port::Client => tracing::info!(
-            traffic,
-            address,
-            "serving client traffic insecurely; this is strongly discouraged!"
-        ),
+        Port::Client => {
+            if listener.security.plain {
+                let address = address.as_str();
+                tracing::info!(
+                    traffic,
+                    address,
+                    "serving client traffic insecurely; this is strongly discouraged!"
+                );
+            }
+            if listener.security.tls.is_some() {
+                tracing::info!(traffic, address, "serving client traffic securely");
+            }
+        }
         Port::Metrics => tracing::info!(address = listener.url.as_str(), "serving metrics"),
         Port::Peer => tracing::info!(address, "serving peer traffic"),
     }

@@ -4,14 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peer::tls::Trust;
 use thiserror::Error;
 
 use crate::ask::Ask;
 use crate::bootstrap;
-use crate::config::{BootstrapError, Config, Discovery, Gate, PeerTls};
+use crate::config::{BootstrapError, Config, Discovery, Gate, Tls, Trust};
 use crate::http::{Desk, Port, Site};
-use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports};
+use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports, sign_own};
 use crate::metrics::Metrics;
 use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
@@ -41,10 +40,12 @@ pub enum RunError {
 /// Time to connect to another member for a small request.
 const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How this member shows itself to those it dials.
-fn peer_client_tls(tls: &PeerTls) -> Result<Arc<rustls::ClientConfig>, peer::tls::TlsError> {
-    let trust = Trust::Authorities(tls.authorities.clone());
-    peer::tls::client_config(Some(&tls.client_identity), &trust).map(Arc::new)
+/// How this member dials others by `https`; not at all if no flag says anything about it.
+fn peer_client(tls: &Tls) -> Result<Option<tls::Client>, ListenError> {
+    let settings = &tls.settings;
+    let is_given = settings.identity.is_some() || settings.trust != Trust::System;
+    let client = is_given.then(|| tls::Client::new(settings, tls::UNSAID));
+    Ok(client.transpose()?)
 }
 
 /// Runs a server until `stop` resolves or it fails. `ready` is called when clients are served.
@@ -52,10 +53,11 @@ fn peer_client_tls(tls: &PeerTls) -> Result<Arc<rustls::ClientConfig>, peer::tls
 /// Ports are bound before data is touched. Metrics and health are served from the start, clients once
 /// the member has a leader and is known to the cluster.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    sign_own(&mut config)?;
     let config = Arc::new(config);
     let has_data = Storage::is_initialized(&env::RealDisk, &config);
     config.log_start(has_data);
@@ -64,8 +66,7 @@ pub async fn run(
     let lanes = Arc::new(Lanes::start(Lanes::per_core()).map_err(RunError::Lanes)?);
     // Raft does not wait behind clients.
     let peer_lanes = Arc::new(Lanes::start(1).map_err(RunError::Lanes)?);
-    let tls = config.peer_tls.as_ref().map(peer_client_tls).transpose();
-    let tls = tls.map_err(ListenError::from)?;
+    let tls = peer_client(&config.peer_tls)?;
     let client = peer::Client::new(tls.clone(), PEER_CONNECT_TIMEOUT);
     if let (true, Some(Discovery::Register(register))) = (has_data, &config.discovery) {
         tracing::warn!(

@@ -85,7 +85,7 @@ pub struct Surroundings {
     /// For small requests to other members.
     pub client: peer::Client,
     /// How connections to other members are secured.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tls: Option<tls::Client>,
     /// How the member begins, if it has no data.
     pub beginning: Option<Beginning>,
 }

@@ -23,12 +23,11 @@ pub enum Support {
 
 use Support::{Inert, Missing, Served};
 
-const TLS: &str = "this version speaks plain HTTP only; leave the TLS flags out, and put a TLS proxy in front \
-                   where the network is not trusted";
 const JWT: &str = "tokens are simple ones; leave the flag out";
 const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
 const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
 const ROTATION: &str = "name a file in --log-outputs and let logrotate (copytruncate) turn it over";
+const NO_DIAL: &str = "this member does not dial its own client port";
 const NO_BBOLT: &str = "the store commits with every batch and has no bbolt pages, freelist or transactions";
 const NO_DEFRAG: &str = "the store gives space back while it runs and needs no defragmentation at start";
 const NO_BATCHES: &str = "compaction paces itself by slices of time";
@@ -158,30 +157,30 @@ flags! {
     v2_deprecation: V2Deprecation = "write-only", Served, "Accepted and ignored. Deprecated.";
 }
 "Security" {
-    cert_file: String = "", Missing(TLS), "Certificate of the client ports.";
-    key_file: String = "", Missing(TLS), "Its key.";
-    client_cert_file: String = "", Missing(TLS), "Certificate this member shows when it dials its own client port.";
-    client_key_file: String = "", Missing(TLS), "Its key.";
-    client_cert_auth: bool = "false", Missing(TLS), "Ask clients for a certificate.";
-    client_crl_file: String = "", Missing(TLS), "Revoked client certificates.";
-    client_cert_allowed_hostname: Vec<String> = "", Missing(TLS), "Host names client certificates may bear.";
-    trusted_ca_file: String = "", Missing(TLS), "CA of client certificates.";
-    auto_tls: bool = "false", Missing(TLS), "Make a self-signed certificate for the client ports.";
+    cert_file: String = "", Served, "Certificate of the client ports.";
+    key_file: String = "", Served, "Its key.";
+    client_cert_file: String = "", Inert(NO_DIAL), "Certificate this member shows when it dials its own client port.";
+    client_key_file: String = "", Inert(NO_DIAL), "Its key.";
+    client_cert_auth: bool = "false", Served, "Ask clients for a certificate.";
+    client_crl_file: String = "", Served, "Revoked client certificates.";
+    client_cert_allowed_hostname: Vec<String> = "", Served, "Host names client certificates may bear.";
+    trusted_ca_file: String = "", Served, "CA of client certificates.";
+    auto_tls: bool = "false", Served, "Make a self-signed certificate for the client ports.";
     peer_cert_file: String = "", Served, "Certificate of the peer ports.";
     peer_key_file: String = "", Served, "Its key.";
     peer_client_cert_file: String = "", Served, "Certificate this member shows to other members.";
     peer_client_key_file: String = "", Served, "Its key.";
     peer_client_cert_auth: bool = "false", Served, "Ask members for a certificate.";
     peer_trusted_ca_file: String = "", Served, "CA of members' certificates.";
-    peer_auto_tls: bool = "false", Missing(TLS), "Make a self-signed certificate for the peer ports.";
-    peer_crl_file: String = "", Missing(TLS), "Revoked members' certificates.";
-    peer_cert_allowed_cn: Vec<String> = "", Missing(TLS), "Common names members' certificates may bear.";
-    peer_cert_allowed_hostname: Vec<String> = "", Missing(TLS), "Host names members' certificates may bear.";
-    peer_skip_client_san_verification: bool = "false", Missing(TLS), "Do not compare a member's address with its certificate.";
-    self_signed_cert_validity: u64 = "1", Missing(TLS), "Years a self-signed certificate is valid.";
-    cipher_suites: Vec<String> = "", Missing(TLS), "Cipher suites allowed with TLS 1.2.";
-    tls_min_version: String = "TLS1.2", Missing(TLS), "Lowest TLS version: TLS1.2 or TLS1.3.";
-    tls_max_version: String = "", Missing(TLS), "Highest TLS version: TLS1.2 or TLS1.3.";
+    peer_auto_tls: bool = "false", Served, "Make a self-signed certificate for the peer ports.";
+    peer_crl_file: String = "", Served, "Revoked members' certificates.";
+    peer_cert_allowed_cn: Vec<String> = "", Served, "Common names members' certificates may bear.";
+    peer_cert_allowed_hostname: Vec<String> = "", Served, "Host names members' certificates may bear.";
+    peer_skip_client_san_verification: bool = "false", Served, "Do not compare a member's address with its certificate.";
+    self_signed_cert_validity: u64 = "1", Served, "Years a self-signed certificate is valid.";
+    cipher_suites: Vec<String> = "", Served, "Cipher suites allowed with TLS 1.2.";
+    tls_min_version: String = "TLS1.2", Served, "Lowest TLS version: TLS1.2 or TLS1.3.";
+    tls_max_version: String = "", Served, "Highest TLS version: TLS1.2 or TLS1.3.";
     cors: NameSet = "*", Served, "Origins that scripts in browsers may come from; * or empty for all.";
     host_whitelist: NameSet = "*", Served, "Host names that plain HTTP requests may be for; * or empty for all.";
 }

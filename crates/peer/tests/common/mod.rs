@@ -26,7 +26,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
 use types::{ClusterId, MemberId};
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -169,8 +168,8 @@ impl Disk for WatchedDisk {
 /// Both sides of TLS, for a member that has it.
 #[derive(Clone)]
 pub struct Tls {
-    pub client: Arc<rustls::ClientConfig>,
-    pub server: Arc<rustls::ServerConfig>,
+    pub client: tls::Client,
+    pub server: tls::Server,
 }
 
 /// One member.
@@ -220,7 +219,7 @@ impl Node {
             cluster_id,
             peer_urls: vec![url.clone()],
             version: "3.7.1",
-            tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
+            tls: tls.as_ref().map(|tls| tls.client.clone()),
             dial_timeout: Duration::from_secs(5),
             disk: Arc::new(WatchedDisk(disk.clone(), sender.clone())),
         };
@@ -231,7 +230,7 @@ impl Node {
             Arc::clone(&recorder) as Arc<dyn Incoming>,
             metrics,
         );
-        let acceptor = tls.map(|tls| TlsAcceptor::from(tls.server));
+        let acceptor = tls.map(|tls| tls.server);
         let server = listen(listener, acceptor, Arc::clone(&transport), Arc::clone(&recorder));
         Node {
             id,
@@ -320,7 +319,7 @@ fn is_stream(event: &Event) -> bool {
 
 async fn listen(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<tls::Server>,
     transport: Arc<Transport>,
     recorder: Arc<Recorder>,
 ) {
@@ -332,7 +331,7 @@ async fn listen(
             match tls {
                 None => answer(socket, transport, recorder).await,
                 Some(tls) => {
-                    if let Ok(socket) = tls.accept(socket).await {
+                    if let Ok((socket, _)) = tls.accept(socket).await {
                         answer(socket, transport, recorder).await;
                     }
                 }

@@ -12,6 +12,7 @@ use http::{StatusCode, header};
 
 use super::{Answer, text};
 use crate::config::{Config, NameSet};
+use crate::listen::TlsClient;
 
 pub struct Access {
     hosts: NameSet,
@@ -26,8 +27,11 @@ impl Access {
         }
     }
 
-    /// The refusal of a request for a host that is not in the list.
+    /// The refusal of a request for a host that is not in the list; whoever came by TLS has asked for a name already.
     pub fn refuse_host(&self, request: &Parts) -> Option<Answer> {
+        if request.extensions.get::<TlsClient>().is_some() {
+            return None;
+        }
         let host = host(request);
         if self.hosts.contains(&host) {
             return None;

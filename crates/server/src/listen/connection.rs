@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::mem::take;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,14 +14,16 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustix::net::RecvFlags;
+use tls::TlsStream;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 
 use super::edge::{Edge, GrpcService, NoGrpc};
 use super::lanes::Lanes;
+use super::secure::{Secured, Security};
 use super::{Bound, Listener, Listeners, log_serving};
 use crate::config::Config;
 use crate::http::{Port, Site, Vitals};
@@ -187,7 +190,8 @@ impl Ports {
             limits: Arc::clone(&self.limits),
             protocol: Arc::clone(&self.protocol),
             stopping: self.stopping.subscribe(),
-            tls: listener.tls.clone(),
+            port,
+            security: listener.security.clone(),
             edge,
             room,
         };
@@ -209,7 +213,8 @@ struct Door<G, V> {
     limits: Arc<Limits>,
     protocol: Arc<Builder<TokioExecutor>>,
     stopping: watch::Receiver<bool>,
-    tls: Option<TlsAcceptor>,
+    port: Port,
+    security: Security,
     edge: Edge<G, V>,
     /// A permit for each connection; accepting waits for one.
     room: Arc<Semaphore>,
@@ -232,16 +237,16 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
 
     async fn accept_tcp(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
-        while let Some((stream, permit)) = self.next(|| listener.accept()).await {
-            self.hand_over(permit, stream.0.into_std(), TcpStream::from_std);
+        while let Some(((stream, from), permit)) = self.next(|| listener.accept()).await {
+            self.hand_over(permit, stream.into_std(), Some(from), TcpStream::from_std);
         }
         Ok(())
     }
 
     async fn accept_unix(&mut self, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
         let listener = UnixListener::from_std(listener)?;
-        while let Some((stream, permit)) = self.next(|| listener.accept()).await {
-            self.hand_over(permit, stream.0.into_std(), UnixStream::from_std);
+        while let Some(((stream, _), permit)) = self.next(|| listener.accept()).await {
+            self.hand_over(permit, stream.into_std(), None, UnixStream::from_std);
         }
         Ok(())
     }
@@ -276,35 +281,134 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
         &self,
         permit: OwnedSemaphorePermit,
         accepted: io::Result<T>,
+        from: Option<SocketAddr>,
         open: fn(T) -> io::Result<S>,
     ) where
         T: Send + 'static,
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Peek,
     {
         let (limits, protocol) = (Arc::clone(&self.limits), Arc::clone(&self.protocol));
         let (edge, stopping) = (self.edge.clone(), self.stopping.clone());
-        let tls = self.tls.clone();
+        let (port, security) = (self.port, self.security.clone());
         self.lanes.spawn(async move {
             let _permit = permit;
             let socket = match accepted.and_then(open) {
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(error = %error, "failed to take over a connection"),
             };
-            let Some(tls) = tls else {
-                return attend(socket, edge, &protocol, &limits, stopping).await;
+            let Some(tls) = security.tls else {
+                return attend(socket, None, edge, &protocol, &limits, stopping).await;
             };
-            match timeout(limits.handshake, tls.accept(socket)).await {
-                Ok(Ok(socket)) => attend(socket, edge, &protocol, &limits, stopping).await,
-                Ok(Err(error)) => tracing::warn!(error = %error, "rejected connection on peer endpoint"),
+            let begin = async {
+                match security.plain && !begins_tls(&socket).await? {
+                    true => Ok(Begun::Plain(socket)),
+                    false => shake_hands(&tls, socket, from).await,
+                }
+            };
+            match timeout(limits.handshake, begin).await {
+                Ok(Ok(Begun::Plain(socket))) => {
+                    attend(socket, None, edge, &protocol, &limits, stopping).await;
+                }
+                Ok(Ok(Begun::Secured(socket, client))) => {
+                    attend(socket, Some(client), edge, &protocol, &limits, stopping).await;
+                }
+                Ok(Err(error)) => log_rejection(port, from, &error),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
         });
     }
 }
 
+/// A connection that has come in by TLS, as its requests' extensions tell. Others have none.
+#[derive(Clone, Debug)]
+pub struct TlsClient {
+    /// The common name of the certificate that was shown and verified, if one was and it has a name.
+    pub common_name: Option<Arc<str>>,
+}
+
+/// A connection on which HTTP can begin.
+enum Begun<S> {
+    Plain(S),
+    Secured(Box<TlsStream<S>>, TlsClient),
+}
+
+async fn shake_hands<S: Peek>(tls: &Secured, socket: S, from: Option<SocketAddr>) -> io::Result<Begun<S>> {
+    let (stream, shown) = tls.server.accept(socket).await?;
+    if let (true, Some(from)) = (tls.checks_address, from) {
+        let checked = tls::check_address(&shown, from.ip()).await;
+        checked.map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))?;
+    }
+    let common_name = shown.common_name().map(Arc::from);
+    Ok(Begun::Secured(Box::new(stream), TlsClient { common_name }))
+}
+
+/// Whether what comes first is a TLS record with a handshake, which no HTTP begins with.
+async fn begins_tls(socket: &impl Peek) -> io::Result<bool> {
+    const HANDSHAKE: u8 = 22;
+    Ok(socket.peek_byte().await? == Some(HANDSHAKE))
+}
+
+/// A socket whose first byte can be looked at.
+trait Peek: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+    /// The first byte; none if there will be none.
+    fn peek_byte(&self) -> impl Future<Output = io::Result<Option<u8>>> + Send;
+}
+
+impl Peek for TcpStream {
+    async fn peek_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        Ok((self.peek(&mut byte).await? == 1).then_some(byte[0]))
+    }
+}
+
+impl Peek for UnixStream {
+    async fn peek_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        let look = || Ok(rustix::net::recv(self, &mut byte[..], RecvFlags::PEEK)?.0);
+        let count = self.async_io(Interest::READABLE, look).await?;
+        Ok((count == 1).then_some(byte[0]))
+    }
+}
+
+/// Logs that a client was not let in, in the words that scripts look for. Who goes away without a word is of no
+/// interest: port scanners and load balancers do.
+fn log_rejection(port: Port, from: Option<SocketAddr>, error: &io::Error) {
+    let from = from.map_or_else(|| "@".to_owned(), |from| from.to_string());
+    let text = tls::describe(error);
+    match (error.kind(), port) {
+        (io::ErrorKind::UnexpectedEof, Port::Peer) => {
+            tracing::debug!(
+                "remote-addr" = from,
+                error = text,
+                "rejected connection on peer endpoint"
+            );
+        }
+        (io::ErrorKind::UnexpectedEof, _) => {
+            tracing::debug!(
+                "remote-addr" = from,
+                error = text,
+                "rejected connection on client endpoint"
+            );
+        }
+        (_, Port::Peer) => {
+            tracing::warn!(
+                "remote-addr" = from,
+                error = text,
+                "rejected connection on peer endpoint"
+            );
+        }
+        (_, _) => tracing::warn!(
+            "remote-addr" = from,
+            error = text,
+            "rejected connection on client endpoint"
+        ),
+    }
+}
+
 /// Serves one connection to its end.
 async fn attend<S, G: GrpcService, V: Vitals>(
     socket: S,
+    client: Option<TlsClient>,
     edge: Edge<G, V>,
     protocol: &Builder<TokioExecutor>,
     limits: &Limits,
@@ -315,6 +419,7 @@ async fn attend<S, G: GrpcService, V: Vitals>(
     let asked = Arc::new(AtomicBool::new(false));
     let service = Asked {
         edge,
+        client,
         asked: Arc::clone(&asked),
     };
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(socket), service));
@@ -340,9 +445,10 @@ async fn attend<S, G: GrpcService, V: Vitals>(
     let _ = timeout(limits.drain, connection).await;
 }
 
-/// An edge that notices the first request.
+/// An edge that notices the first request, and tells each who sends it.
 struct Asked<G, V> {
     edge: Edge<G, V>,
+    client: Option<TlsClient>,
     asked: Arc<AtomicBool>,
 }
 
@@ -351,8 +457,11 @@ impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Asked<G, V> {
     type Error = <Edge<G, V> as Service<Request<Incoming>>>::Error;
     type Future = <Edge<G, V> as Service<Request<Incoming>>>::Future;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Relaxed);
+        if let Some(client) = &self.client {
+            request.extensions_mut().insert(client.clone());
+        }
         self.edge.call(request)
     }
 }

@@ -267,11 +267,20 @@ fn a_port_in_use_is_named_with_its_flag_and_a_cure() {
 #[test]
 fn what_cannot_be_listened_on() {
     let refusal = |change: fn(&mut Config)| Server::bind(change).err().unwrap().to_string();
-    let tls = refusal(|config| config.listen_client = urls("https://127.0.0.1:0"));
-    assert!(tls.starts_with(
-        "TLS key/cert (--cert-file, --key-file) must be provided for https://127.0.0.1:0 with HTTPS scheme"
-    ));
-    assert!(tls.contains("not supported yet"));
+    let clients = refusal(|config| config.listen_client = urls("https://127.0.0.1:0"));
+    assert_eq!(
+        clients,
+        "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:0 with HTTPS scheme"
+    );
+    let metrics = refusal(|config| config.listen_metrics = urls("https://127.0.0.1:0"));
+    assert_eq!(
+        metrics,
+        "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url https://127.0.0.1:0"
+    );
+    let peers = refusal(|config| config.listen_peer = urls("https://127.0.0.1:0"));
+    assert!(
+        peers.starts_with("TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for peer url")
+    );
     let same = refusal(|config| config.listen_client_http = config.listen_client.clone());
     assert_eq!(
         same,
