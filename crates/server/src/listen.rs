@@ -197,8 +197,9 @@ fn same_address(urls: &[Url], url: &Url) -> bool {
 
 fn log_tls(message: &str, tls: &Tls) {
     if tls.settings.identity.is_some() {
-        let suites = &tls.settings.protocols.suites;
-        tracing::info!("tls-info" = %tls.settings, "cipher-suites" = ?suites, "{message}");
+        let suites = tls.settings.protocols.suites.iter();
+        let suites: Vec<_> = suites.map(|suite| suite.name()).collect();
+        tracing::info!("tls-info" = %tls.settings, "cipher-suites" = json(&suites), "{message}");
     }
 }
 

@@ -84,6 +84,11 @@ const UNSAFE_NAMES: [&str; 16] = [
 ];
 
 impl Suite {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.0.as_str().unwrap_or_default()
+    }
+
     /// The suite of a name, also of two that are shorter than they were standardized.
     pub fn parse(name: &str) -> Result<Self, SuiteError> {
         let whole = match name {

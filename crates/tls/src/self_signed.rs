@@ -70,8 +70,9 @@ pub fn self_signed(dir: &Path, hosts: &[String], years: u64) -> Result<Identity,
         (&identity.cert, certificate.pem()),
     ] {
         write(file, &content).map_err(write_error(file))?;
-        tracing::info!(path = %file.display(), "created a file of a self-signed certificate");
     }
+    tracing::info!(path = %identity.cert.display(), "created cert file");
+    tracing::info!(path = %identity.key.display(), "created key file");
     Ok(identity)
 }
 

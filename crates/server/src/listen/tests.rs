@@ -306,3 +306,78 @@ fn the_wildcard_listens_on_both_families() {
         assert!(ask(&mut stream, "/version", "").starts_with("HTTP/1.1 200"));
     }
 }
+
+/// A server with a certificate of its own that `change` has asked for, and its folder.
+fn self_signed(change: impl FnOnce(&mut Config)) -> (Server, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_owned();
+    let server = Server::bind(|config| {
+        config.data_dir = data_dir;
+        config.client_tls.auto = true;
+        change(config);
+        sign_own(config).unwrap();
+    });
+    (server.unwrap(), dir)
+}
+
+/// The head of the answer to a request over TLS, and what the server chose to speak.
+fn ask_securely(address: &str, alpn: tls::Alpn, target: &'static str) -> (String, Option<Vec<u8>>) {
+    let settings = tls::Settings {
+        trust: tls::Trust::Anyone,
+        ..Default::default()
+    };
+    let client = tls::Client::new(&settings, alpn).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = client.connect("localhost", socket).await.unwrap();
+        let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let request = format!("GET {target} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = String::new();
+        stream.read_to_string(&mut head).await.unwrap();
+        (head, chosen)
+    })
+}
+
+#[test]
+fn a_port_can_be_secure_and_plain_and_names_are_checked_on_the_plain_side_only() {
+    // A port that was free a moment ago; both URLs have to name it.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let (mut server, _dir) = self_signed(|config| {
+        config.listen_client = urls(&format!("http://127.0.0.1:{port},https://127.0.0.1:{port}"));
+        config.host_whitelist = crate::config::NameSet::parse("other");
+    });
+    assert_eq!(server.listeners.client.len(), 1);
+    let [address, _] = server.serve_clients(10);
+    let mut plain = TcpStream::connect(&address).unwrap();
+    assert!(ask(&mut plain, "/version", "").starts_with("HTTP/1.1 421"));
+    let (answer, chosen) = ask_securely(&address, &[b"http/1.1"], "/version");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(chosen.as_deref(), Some(&b"http/1.1"[..]));
+    let (_, chosen) = ask_securely(&address, tls::HTTP, "/version");
+    assert_eq!(chosen.as_deref(), Some(&b"h2"[..]));
+}
+
+#[test]
+fn metrics_are_secured_like_clients() {
+    let (mut server, _dir) = self_signed(|config| config.listen_metrics = urls("https://127.0.0.1:0"));
+    let address = server.listeners.metrics[0].address();
+    let site = server.site(Port::Metrics);
+    server
+        .ports
+        .as_ref()
+        .unwrap()
+        .serve_metrics(&mut server.listeners, site);
+    let (answer, _) = ask_securely(&address, tls::UNSAID, "/livez");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // A plain request is none here.
+    let mut plain = TcpStream::connect(&address).unwrap();
+    assert!(!ask(&mut plain, "/livez", "").starts_with("HTTP/1.1 200"));
+}
