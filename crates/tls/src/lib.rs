@@ -4,8 +4,8 @@
 //! connections, and a [`Client`], which makes them; both by rustls over aws-lc-rs, which knows the P-521 keys that etcd makes.
 //!
 //! **Files are read again for every handshake**: certificates, keys, authorities and revocations are exchanged
-//! without a restart. Whatever is in the files then replaces what was there only if it can be used as a whole; half a file, or a
-//! key without its certificate, is passed over with a warning and the last good ones stay ([`reload`]).
+//! without a restart. Whatever is in the files then replaces what was there only if it can be used as a whole; half a
+//! file, or a key without its certificate, is passed over with a warning and the last good ones stay (module `reload`).
 //!
 //! **No session is resumed.** Every connection shows its certificate again, so that a revocation or another
 //! authority holds from the next connection on.
