@@ -20,13 +20,13 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Six test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
+//! Seven test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
 //! `etcdutl` at work on our server and its snapshots), `tests/discovery.rs` (members that find each other, see
-//! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/crash.rs` (`kill -9` under
-//! load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The last two are short by default;
-//! `cargo xtask nightly` is their long form. The real etcd comes from `cargo xtask reference`. Without it every trial
-//! counts as ignored and says why; with `CI=true` that fails. A trial for which the machine itself lacks something
-//! (see [`spaces`]) is ignored anywhere.
+//! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (certificates),
+//! `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
+//! last two are short by default; `cargo xtask nightly` is their long form. The real etcd comes from `cargo xtask
+//! reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails. A trial for which the
+//! machine itself lacks something (see [`spaces`]) is ignored anywhere.
 //!
 //! ```text
 //! cargo xtask reference                                            once
@@ -35,8 +35,6 @@
 //! UPDATE=1 cargo test -p conformance --test scripts                what the real etcd says becomes the recording
 //! KEELSON_ETCD=$PWD/target/reference/etcd cargo test -p conformance    the harness tries itself: no difference
 //! ```
-//!
-//! What is not here: TLS.
 
 // This crate drives processes, sockets and files; the rules of the core are not for it.
 #![allow(clippy::disallowed_methods)]
