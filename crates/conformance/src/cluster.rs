@@ -12,8 +12,10 @@ use grpc::etcdserverpb::cluster_client::ClusterClient;
 use grpc::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::*;
 use tokio::time::{sleep, timeout};
-use tonic::{Response, Status};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 
+use crate::account::Account;
 use crate::http;
 use crate::links::Line;
 use crate::load::channel;
@@ -35,6 +37,7 @@ pub struct Cluster {
     members: Vec<Member>,
     network: Network,
     flags: Vec<String>,
+    root: Account,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl Cluster {
             members: Vec::new(),
             network,
             flags: flags.to_vec(),
+            root: Account::root(),
         };
         for (number, (program, (ports, advertised))) in programs.iter().zip(places).enumerate() {
             let place = Place {
@@ -139,14 +143,23 @@ impl Cluster {
 
     async fn ready(&mut self, number: usize) -> Result<(), String> {
         self.members[number].server.ready().await?;
-        match self.status(number).await {
-            Ok(status) => self.members[number].id = status.header.unwrap_or_default().member_id,
-            // It answers, but users only.
-            Err(status) if status.message().contains("user name is empty") => {}
-            Err(status) => return Err(status.to_string()),
-        }
+        let status = eventually("a member tells its status", async || {
+            self.status(number).await.map_err(|status| status.to_string())
+        });
+        self.members[number].id = status.await?.header.unwrap_or_default().member_id;
         self.members[number].answers = true;
         Ok(())
+    }
+
+    /// Makes a call at a member, as root if it asks for that.
+    pub async fn call<T: Clone, R>(
+        &self,
+        number: usize,
+        message: T,
+        call: impl AsyncFn(Channel, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<R, Status> {
+        let channel = channel(self.address(number));
+        within(self.root.call(channel, message, call)).await
     }
 
     /// Starts a member that was stopped or killed, and waits until it serves.
@@ -209,8 +222,10 @@ impl Cluster {
 
     /// What a member says of itself.
     pub async fn status(&self, number: usize) -> Result<StatusResponse, Status> {
-        let mut client = MaintenanceClient::new(channel(self.address(number)));
-        within(client.status(StatusRequest {})).await
+        self.call(number, StatusRequest {}, async |at, request| {
+            MaintenanceClient::new(at).status(request).await
+        })
+        .await
     }
 
     /// The leader that all members of a group agree on, once they do.
@@ -255,9 +270,11 @@ impl Cluster {
             let request = MoveLeaderRequest {
                 target_id: self.id(number),
             };
-            let mut client = MaintenanceClient::new(channel(self.address(leader)));
-            let moved = within(client.move_leader(request)).await;
-            Err(moved.err().map_or("not yet".into(), |status| status.to_string()))
+            let moved = self.call(leader, request, async |at, request| {
+                MaintenanceClient::new(at).move_leader(request).await
+            });
+            let refused = moved.await.err();
+            Err(refused.map_or("not yet".into(), |status| status.to_string()))
         })
         .await
     }
@@ -292,9 +309,12 @@ impl Cluster {
             is_learner: learner,
         };
         let added = self
-            .member_change("a member is added", "Peer URLs already exists", async |client| {
-                client.member_add(request.clone()).await
-            })
+            .member_change(
+                "a member is added",
+                "Peer URLs already exists",
+                request,
+                async |at, request| ClusterClient::new(at).member_add(request).await,
+            )
             .await;
         // The answer to an earlier try may have been lost.
         let members = match added? {
@@ -327,9 +347,12 @@ impl Cluster {
         let request = MemberRemoveRequest { id: self.id(number) };
         let running = self.members[number].answers;
         self.members[number].answers = false;
-        self.member_change("a member is removed", "member not found", async |client| {
-            client.member_remove(request).await
-        })
+        self.member_change(
+            "a member is removed",
+            "member not found",
+            request,
+            async |at, request| ClusterClient::new(at).member_remove(request).await,
+        )
         .await?;
         if running {
             self.members[number].server.gone().await?;
@@ -344,7 +367,8 @@ impl Cluster {
         self.member_change(
             "a learner is promoted",
             "can only promote a learner",
-            async |client| client.member_promote(request).await,
+            request,
+            async |at, request| ClusterClient::new(at).member_promote(request).await,
         )
         .await?;
         Ok(())
@@ -352,18 +376,18 @@ impl Cluster {
 
     /// Asks one member after the other for a change until it is made; a follower hands it on. `done` is in the
     /// refusal of one that was made already.
-    async fn member_change<T>(
+    async fn member_change<T: Clone, R>(
         &self,
         what: &str,
         done: &str,
-        call: impl AsyncFn(&mut ClusterClient<tonic::transport::Channel>) -> Result<Response<T>, Status>,
-    ) -> Result<Option<T>, String> {
+        message: T,
+        call: impl AsyncFn(Channel, Request<T>) -> Result<Response<R>, Status>,
+    ) -> Result<Option<R>, String> {
         let running = self.running();
         let turn = AtomicUsize::new(0);
         eventually(what, async || {
             let at = running[turn.fetch_add(1, Ordering::Relaxed) % running.len()];
-            let mut client = ClusterClient::new(channel(self.address(at)));
-            match within(call(&mut client)).await {
+            match self.call(at, message.clone(), &call).await {
                 Ok(response) => Ok(Some(response)),
                 Err(status) if status.message().contains(done) => Ok(None),
                 Err(status) => Err(status.to_string()),
@@ -376,10 +400,12 @@ impl Cluster {
     pub async fn member_list(&self) -> Result<Vec<proto::etcdserverpb::Member>, String> {
         eventually("the members are listed", async || {
             let leader = self.leader().await?;
-            let mut client = ClusterClient::new(channel(self.address(leader)));
             let request = MemberListRequest { linearizable: true };
-            let list = within(client.member_list(request)).await;
-            list.map(|list| list.members).map_err(|status| status.to_string())
+            let list = self.call(leader, request, async |at, request| {
+                ClusterClient::new(at).member_list(request).await
+            });
+            let list = list.await.map_err(|status| status.to_string())?;
+            Ok(list.members)
         })
         .await
     }
@@ -427,9 +453,13 @@ impl Cluster {
 
     /// A member's revision, with the hash and the compacted revision at `revision`, or at its own if that is 0.
     async fn hash(&self, number: usize, revision: i64) -> Result<(i64, u32, i64), String> {
-        let mut client = MaintenanceClient::new(channel(self.address(number)));
-        let response = within(client.hash_kv(HashKvRequest { revision })).await;
-        let response = response.map_err(|status| format!("m{}: {status}", number + 1))?;
+        let request = HashKvRequest { revision };
+        let response = self.call(number, request, async |at, request| {
+            MaintenanceClient::new(at).hash_kv(request).await
+        });
+        let response = response
+            .await
+            .map_err(|status| format!("m{}: {status}", number + 1))?;
         let current = response.header.unwrap_or_default().revision;
         Ok((current, response.hash, response.compact_revision))
     }

@@ -39,7 +39,9 @@
 // This crate drives processes, sockets and files; the rules of the core are not for it.
 #![allow(clippy::disallowed_methods)]
 
+pub mod account;
 pub mod answer;
+pub mod belongings;
 pub mod call;
 pub mod caller;
 pub mod cli;
@@ -62,5 +64,6 @@ pub mod server;
 pub mod session;
 pub mod spaces;
 pub mod stream;
+pub mod tenant;
 pub mod tools;
 pub mod users;

@@ -4,7 +4,9 @@
 //! for [`history::check`]. It is a client that retries: what fails is tried again elsewhere, as a new write with a
 //! new value, until it succeeds; only one that does not for [`PATIENCE`] counts as failed.
 //!
-//! Watchers follow all keys from the first revision on. When a stream ends, its watcher goes on elsewhere from the
+//! Where users are asked for, clients and watchers are [`USER`], each with a token of its own.
+//!
+//! Watchers follow these keys from the first revision on. When a stream ends, its watcher goes on elsewhere from the
 //! next revision. In the end all must have seen the same, every revision once and in order; this is the history the
 //! clients' notes are held against.
 
@@ -31,8 +33,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
+use crate::account::Account;
 use crate::crash::{operations, text};
 use crate::history::{self, Call, Change, Counts, Keys, NEVER, Operation, Outcome};
 
@@ -44,6 +47,13 @@ const WATCHERS: usize = 3;
 
 /// Where the clients' keys are.
 const PREFIX: &str = "load/";
+
+/// The key that is written last of all, and the first in the order of keys. From here on watchers follow them all, so
+/// this is what the load's user must be allowed to read and write.
+pub const FIRST_KEY: &str = "end";
+
+/// Name and password of the user clients and watchers are where users are asked for.
+pub const USER: (&str, &str) = ("load", "heavy");
 
 /// How many there are; few, so that clients meet and keys come and go.
 const KEYS: usize = 6;
@@ -114,6 +124,7 @@ impl Load {
                 number,
                 at: number,
                 count: 0,
+                account: user(),
                 channels: HashMap::new(),
                 seen: Keys::new(),
                 random: StdRng::seed_from_u64(seed.wrapping_mul(1000) + number as u64),
@@ -210,12 +221,22 @@ fn equal(
 async fn last_revision(shared: &Shared) -> Result<i64, String> {
     let member = lock(&shared.members)[0];
     let request = PutRequest {
-        key: "end".into(),
+        key: FIRST_KEY.into(),
         ..PutRequest::default()
     };
-    let response = KvClient::new(channel(member)).put(request).await;
+    let user = user();
+    let put = user.call(channel(member), request, async |at, request| {
+        KvClient::new(at).put(request).await
+    });
+    let response = put.await;
     let response = response.map_err(|status| format!("the last write fails: {status}"))?;
     Ok(response.into_inner().header.map_or(0, |header| header.revision))
+}
+
+/// The load's user, not signed in yet.
+pub fn user() -> Account {
+    let (name, password) = USER;
+    Account::new(name, password)
 }
 
 /// A connection that is made when it is needed, and again when it is lost.
@@ -256,6 +277,7 @@ struct Client {
     /// The member it calls.
     at: usize,
     count: usize,
+    account: Account,
     channels: HashMap<SocketAddr, Channel>,
     /// The keys as it last saw them.
     seen: Keys,
@@ -313,9 +335,8 @@ impl Client {
     async fn make(&mut self, call: Call) -> Operation {
         let member = self.shared.member(self.at);
         let channel = self.channels.entry(member).or_insert_with(|| channel(member));
-        let mut kv = KvClient::new(channel.clone());
         let begin = self.shared.now();
-        let answer = timeout(ANSWER_MAX, answer(&mut kv, &call)).await;
+        let answer = timeout(ANSWER_MAX, answer(&self.account, channel.clone(), &call)).await;
         let end = self.shared.now();
         let outcome = match answer {
             Ok(Ok(outcome)) => outcome,
@@ -357,21 +378,18 @@ fn unexpected(status: &Status) -> bool {
     status.source().is_none() && refused.contains(&status.code())
 }
 
-async fn answer(kv: &mut KvClient<Channel>, call: &Call) -> Result<Outcome, Status> {
-    let within = |request| {
-        let mut request: Request<TxnRequest> = Request::new(request);
-        request.set_timeout(ANSWER_MAX);
-        request
-    };
+async fn answer(account: &Account, member: Channel, call: &Call) -> Result<Outcome, Status> {
     let read = || RangeRequest {
         key: PREFIX.into(),
         range_end: "load0".into(),
         ..RangeRequest::default()
     };
     let Call::Write { change, guard } = call else {
-        let mut request = Request::new(read());
-        request.set_timeout(ANSWER_MAX);
-        let response = kv.range(request).await?.into_inner();
+        let range = account.call(member, read(), async |at, mut request| {
+            request.set_timeout(ANSWER_MAX);
+            KvClient::new(at).range(request).await
+        });
+        let response = range.await?.into_inner();
         return Ok(seen(response.header, &response.kvs));
     };
     let compare = guard.iter().map(|(key, revision)| Compare {
@@ -388,7 +406,11 @@ async fn answer(kv: &mut KvClient<Channel>, call: &Call) -> Result<Outcome, Stat
             request: Some(Op::RequestRange(read())),
         }],
     };
-    let response = kv.txn(within(request)).await?.into_inner();
+    let txn = account.call(member, request, async |at, mut request| {
+        request.set_timeout(ANSWER_MAX);
+        KvClient::new(at).txn(request).await
+    });
+    let response = txn.await?.into_inner();
     let revision = response.header.map_or(0, |header| header.revision);
     if response.succeeded {
         return Ok(Outcome::Written(revision));
@@ -408,12 +430,13 @@ fn seen(header: Option<ResponseHeader>, kvs: &[KeyValue]) -> Outcome {
     Outcome::Seen(header.map_or(0, |header| header.revision), keys.collect())
 }
 
-/// Follows all keys until the last revision, on one member after the other. The error is what no stream may send.
+/// Follows the keys until the last revision, on one member after the other. The error is what no stream may send.
 async fn follow(shared: Arc<Shared>, number: usize) -> Result<BTreeMap<i64, Change>, String> {
     let (mut history, mut last) = (BTreeMap::new(), shared.last.subscribe());
+    let account = user();
     for turn in number.. {
         let ended = tokio::select! {
-            ended = follow_one(&shared, number, shared.member(turn), &mut history) => ended?,
+            ended = follow_one(&shared, number, &account, shared.member(turn), &mut history) => ended?,
             _ = last.wait_for(|last| reached(&shared.seen[number], *last)) => true,
         };
         if ended {
@@ -432,12 +455,13 @@ fn reached(seen: &AtomicI64, last: i64) -> bool {
 async fn follow_one(
     shared: &Shared,
     number: usize,
+    account: &Account,
     member: SocketAddr,
     history: &mut BTreeMap<i64, Change>,
 ) -> Result<bool, String> {
     let seen = &shared.seen[number];
     let create = WatchCreateRequest {
-        key: b"\0".as_slice().into(),
+        key: FIRST_KEY.into(),
         range_end: b"\0".as_slice().into(),
         start_revision: seen.load(Ordering::Relaxed) + 1,
         ..WatchCreateRequest::default()
@@ -446,13 +470,14 @@ async fn follow_one(
         request_union: Some(RequestUnion::CreateRequest(create)),
     };
     // The requests never end: a server may take their end for the watch's.
-    let mut requests = Request::new(stream::iter([request]).chain(stream::pending()));
+    let mut requests = account.request(stream::iter([request]).chain(stream::pending()));
     if number.is_multiple_of(2) {
         requests
             .metadata_mut()
             .insert("hasleader", tonic::metadata::MetadataValue::from_static("true"));
     }
-    let mut client = WatchClient::new(channel(member));
+    let member = channel(member);
+    let mut client = WatchClient::new(member.clone());
     let Ok(Ok(responses)) = timeout(ANSWER_MAX, client.watch(requests)).await else {
         return Ok(false);
     };
@@ -462,6 +487,13 @@ async fn follow_one(
             return Err(format!("a watcher was sent behind a compaction: {response:?}"));
         }
         if response.canceled {
+            let reason = &response.cancel_reason;
+            if account.has_to_sign_in(reason) {
+                // If it fails, the next stream is refused for the same reason.
+                let _ = timeout(ANSWER_MAX, account.sign_in(member)).await;
+            } else if reason.contains("PermissionDenied") {
+                return Err(format!("a watcher is refused: {reason}"));
+            }
             return Ok(false);
         }
         take(response, seen, history)?;

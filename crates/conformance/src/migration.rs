@@ -1,41 +1,31 @@
 //! A cluster of the real etcd becomes one of ours, and a real one again, member by member, while clients go on.
 //!
-//! At every step the members have the same hash, the leases and users are those of the beginning, the history behind
-//! is compacted, and watchers and clients notice nothing but a retry (see [`crate::load`]). Ours opens the folder
-//! the real etcd leaves. For the way back the cluster comes down to the real etcd's version, and each folder is
-//! converted.
+//! At every step the members have the same hash, the history behind is compacted, and what the cluster has besides
+//! keys is as it was (see [`Belongings`]). Clients notice nothing but a retry: those that write and watch (see
+//! [`crate::load`]) and one with leases (see [`Tenant`]). Authentication is on, so all of them sign in, again and again,
+//! for tokens end with the member that is replaced. Ours opens the folder the real etcd leaves. For the way back the
+//! cluster comes down to the real etcd's version, and each folder is converted.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use futures_util::stream;
 use grpc::etcdserverpb::kv_client::KvClient;
-use grpc::etcdserverpb::lease_client::LeaseClient;
 use grpc::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::*;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
-use tonic::{Code, Response, Status};
 
-use crate::cluster::{Cluster, eventually, within};
+use crate::belongings::Belongings;
+use crate::cluster::{Cluster, eventually};
 use crate::faults;
 use crate::http;
-use crate::load::{Load, PATIENCE, Report, channel};
+use crate::load::{Load, Report};
 use crate::network::Network;
+use crate::tenant::Tenant;
 use crate::tools::Tools;
 
 /// Writes between two steps.
 const STEP_WRITES: usize = 100;
-
-/// A lease that outlives every trial.
-const LEASE: i64 = 7;
-
-/// A key that hangs on it.
-const LEASED: &str = "leased";
 
 /// The real etcd's version, which the cluster has in the beginning and in the end.
 const REAL_VERSION: &str = "3.5";
@@ -43,25 +33,12 @@ const REAL_VERSION: &str = "3.5";
 /// The versions between ours and the real etcd's, on the way down.
 const DOWN: [&str; 2] = ["3.6", REAL_VERSION];
 
-/// A lease that lives as long as it is renewed.
-const RENEWED: i64 = 8;
-
-/// How long it would live otherwise, in seconds: a member's restart and an election are far shorter.
-const RENEWED_TTL: i64 = 30;
-
-/// Pause between two renewals.
-const RENEWAL_PAUSE: Duration = Duration::from_millis(500);
-
-/// Pause before another member is tried.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-
 /// Migrates so many members there and back.
 pub async fn there_and_back(tools: &Tools, members: usize, seed: u64) -> Result<Report, String> {
     let programs = vec![&*tools.reference; members];
     let mut cluster = Cluster::start(Network::relayed()?, &programs, &faults::flags()).await?;
     cluster.leader().await?;
-    belongings(tools, &cluster).await?;
-    let before = users(tools, &cluster, 0).await?;
+    let mut belongings = Belongings::bring(tools, &cluster).await?;
     let load = Load::start(&cluster.addresses(), seed);
     let tenant = Tenant::start(cluster.addresses());
     let there = (0..members).map(|number| (number, &*tools.ours));
@@ -80,11 +57,7 @@ pub async fn there_and_back(tools: &Tools, members: usize, seed: u64) -> Result<
             cluster.resume(number).await?;
             compact(&cluster, load.seen()).await?;
             cluster.agree_so_far().await?;
-            lease_lives(&cluster, number).await?;
-            match users(tools, &cluster, number).await? {
-                now if now == before => Ok(()),
-                now => Err(format!("the users were {before:?} and are {now:?}")),
-            }
+            belongings.are_kept(tools, &cluster, number).await
         };
         let step: Result<(), String> = step.await;
         step.map_err(|error| format!("m{} becomes {}: {error}", number + 1, program.display()))?;
@@ -102,15 +75,14 @@ pub async fn there_and_back(tools: &Tools, members: usize, seed: u64) -> Result<
 async fn come_down(cluster: &Cluster) -> Result<(), String> {
     for version in DOWN {
         eventually("a downgrade begins", async || {
-            let mut client = MaintenanceClient::new(channel(cluster.address(0)));
             let request = DowngradeRequest {
                 action: DowngradeAction::Enable.into(),
                 version: version.into(),
             };
-            match within(client.downgrade(request)).await {
-                Ok(_) => Ok(()),
-                Err(status) => Err(status.to_string()),
-            }
+            let begun = cluster.call(0, request, async |at, request| {
+                MaintenanceClient::new(at).downgrade(request).await
+            });
+            begun.await.map(drop).map_err(|status| status.to_string())
         })
         .await?;
         eventually("all members act at the version", async || {
@@ -138,190 +110,16 @@ async fn versions(cluster: &Cluster) -> Result<Vec<String>, String> {
     Ok(versions)
 }
 
-/// A client that holds leases: it renews one all the time, and takes others, with a key each, and gives them back.
-/// What fails it tries again at another member; its lease must never end by itself.
-struct Tenant {
-    leaving: watch::Sender<bool>,
-    work: JoinHandle<Result<(), String>>,
-}
-
-impl Tenant {
-    fn start(addresses: Vec<SocketAddr>) -> Self {
-        let leaving = watch::Sender::new(false);
-        let stay = Stay { addresses, turn: 0 };
-        let work = tokio::spawn(stay.work(leaving.subscribe()));
-        Self { leaving, work }
-    }
-
-    async fn leave(self) -> Result<(), String> {
-        self.leaving.send_replace(true);
-        self.work.await.map_err(|error| error.to_string())?
-    }
-}
-
-/// What a tenant does.
-#[derive(Clone, Copy, Debug)]
-enum Deed {
-    Grant { id: i64, ttl: i64 },
-    Put { id: i64 },
-    Revoke { id: i64 },
-    Renew { id: i64 },
-}
-
-struct Stay {
-    addresses: Vec<SocketAddr>,
-    turn: usize,
-}
-
-impl Stay {
-    async fn work(mut self, leaving: watch::Receiver<bool>) -> Result<(), String> {
-        let (id, ttl) = (RENEWED, RENEWED_TTL);
-        self.make(Deed::Grant { id, ttl }).await?;
-        for id in RENEWED + 1.. {
-            if *leaving.borrow() {
-                break;
-            }
-            self.make(Deed::Renew { id: RENEWED }).await?;
-            self.make(Deed::Grant { id, ttl: 1000 }).await?;
-            self.make(Deed::Put { id }).await?;
-            self.make(Deed::Revoke { id }).await?;
-            sleep(RENEWAL_PAUSE).await;
-        }
-        self.make(Deed::Revoke { id }).await?;
-        let left = RangeRequest {
-            key: "lived/".into(),
-            range_end: "lived0".into(),
-            ..RangeRequest::default()
-        };
-        let left = KvClient::new(channel(self.addresses[0])).range(left).await;
-        match left.map_err(|status| status.to_string())?.into_inner().count {
-            0 => Ok(()),
-            count => Err(format!("{count} keys have outlived their leases")),
-        }
-    }
-
-    /// Tries at one member after the other.
-    async fn make(&mut self, deed: Deed) -> Result<(), String> {
-        let begin = Instant::now();
-        loop {
-            let failed = match (deed, self.attempt(deed).await) {
-                (_, Ok(())) => return Ok(()),
-                // An earlier try was carried out, and its answer lost.
-                (Deed::Grant { .. }, Err(status)) if status.code() == Code::FailedPrecondition => {
-                    return Ok(());
-                }
-                (Deed::Revoke { .. }, Err(status)) if status.code() == Code::NotFound => return Ok(()),
-                (_, Err(status)) => status,
-            };
-            if failed.code() == Code::NotFound || begin.elapsed() > PATIENCE {
-                return Err(format!("{deed:?}: {failed}"));
-            }
-            self.turn += 1;
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    async fn attempt(&self, deed: Deed) -> Result<(), Status> {
-        let channel = channel(self.addresses[self.turn % self.addresses.len()]);
-        let mut leases = LeaseClient::new(channel.clone());
-        match deed {
-            Deed::Grant { id, ttl } => {
-                let granted = within(leases.lease_grant(LeaseGrantRequest { ttl, id })).await;
-                granted.map(drop)
-            }
-            Deed::Put { id } => {
-                let put = PutRequest {
-                    key: format!("lived/{id}").into(),
-                    lease: id,
-                    ..PutRequest::default()
-                };
-                within(KvClient::new(channel).put(put)).await.map(drop)
-            }
-            Deed::Revoke { id } => {
-                let revoked = within(leases.lease_revoke(LeaseRevokeRequest { id })).await;
-                revoked.map(drop)
-            }
-            Deed::Renew { id } => {
-                let request = stream::iter([LeaseKeepAliveRequest { id }]);
-                let renewing = async {
-                    let mut answers = leases.lease_keep_alive(request).await?.into_inner();
-                    answers.message().await.map(Response::new)
-                };
-                match within(renewing).await? {
-                    Some(answer) if answer.ttl > 0 => Ok(()),
-                    Some(_) => Err(Status::not_found("the lease has ended")),
-                    None => Err(Status::unavailable("the stream has ended")),
-                }
-            }
-        }
-    }
-}
-
-/// What a cluster has besides keys: a lease with a key, a user with a role.
-async fn belongings(tools: &Tools, cluster: &Cluster) -> Result<(), String> {
-    let channel = channel(cluster.address(0));
-    let grant = LeaseGrantRequest {
-        ttl: 100_000,
-        id: LEASE,
-    };
-    let granted = LeaseClient::new(channel.clone()).lease_grant(grant).await;
-    granted.map_err(|status| status.to_string())?;
-    let put = PutRequest {
-        key: LEASED.into(),
-        lease: LEASE,
-        ..PutRequest::default()
-    };
-    let done = KvClient::new(channel).put(put).await;
-    done.map_err(|status| status.to_string())?;
-    for words in [
-        &["role", "add", "reader"][..],
-        &["role", "grant-permission", "reader", "read", "a", "b"],
-        &["user", "add", "someone:secret"],
-        &["user", "grant-role", "someone", "reader"],
-    ] {
-        etcdctl(tools, cluster.address(0), words).await?;
-    }
-    Ok(())
-}
-
-/// The users with their roles, as a member tells.
-async fn users(tools: &Tools, cluster: &Cluster, number: usize) -> Result<[String; 2], String> {
-    Ok([
-        etcdctl(
-            tools,
-            cluster.address(number),
-            &["user", "get", "someone", "--detail"],
-        )
-        .await?,
-        etcdctl(tools, cluster.address(number), &["role", "list"]).await?,
-    ])
-}
-
-async fn lease_lives(cluster: &Cluster, number: usize) -> Result<(), String> {
-    eventually("the lease is there with its key", async || {
-        let request = LeaseTimeToLiveRequest {
-            id: LEASE,
-            keys: true,
-        };
-        let mut client = LeaseClient::new(channel(cluster.address(number)));
-        let answer = client.lease_time_to_live(request).await;
-        let answer = answer.map_err(|status| status.to_string())?.into_inner();
-        match answer.ttl > 0 && answer.keys == [LEASED.as_bytes()] {
-            true => Ok(()),
-            false => Err(format!("{answer:?}")),
-        }
-    })
-    .await
-}
-
 async fn compact(cluster: &Cluster, revision: i64) -> Result<(), String> {
     eventually("the history is compacted", async || {
         let request = CompactionRequest {
             revision,
             physical: true,
         };
-        let done = KvClient::new(channel(cluster.address(0))).compact(request).await;
-        match done {
+        let done = cluster.call(0, request, async |at, request| {
+            KvClient::new(at).compact(request).await
+        });
+        match done.await {
             Ok(_) => Ok(()),
             // An earlier try was not answered.
             Err(status) if status.message().contains("has been compacted") => Ok(()),

@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
-use grpc::etcdserverpb::auth_client::AuthClient;
 use grpc::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::{AuthenticateRequest, PutRequest};
-use tonic::{Code, Request};
+use proto::etcdserverpb::PutRequest;
+use tonic::Code;
 
+use crate::account::Account;
 use crate::cluster::{Cluster, eventually};
 use crate::faults;
 use crate::load::channel;
@@ -29,19 +29,18 @@ pub async fn shared(tools: &Tools, programs: [&Path; 3]) -> Result<(), String> {
     for words in ["user add root:pw", "user grant-role root root", "auth enable"] {
         ctl(tools, &cluster, 0, words).await?;
     }
-    let mut tokens = Vec::new();
+    let mut owners = Vec::new();
     for number in 0..3 {
-        tokens.push(sign_in(&cluster, number).await?);
+        owners.push(signed_in(&cluster, number).await?);
         for other in 0..3 {
             let get = format!("--user=u{number}:pw{number} get k{number}");
             ctl(tools, &cluster, other, &get).await?;
         }
     }
-    everywhere(&cluster, "k0", None, Some(Code::InvalidArgument)).await?;
-    for (number, token) in tokens.iter().enumerate() {
-        let token = Some(token.as_str());
-        everywhere(&cluster, &format!("k{number}"), token, None).await?;
-        everywhere(&cluster, "other", token, Some(Code::PermissionDenied)).await?;
+    everywhere(&cluster, "k0", &Account::nobody(), Some(Code::InvalidArgument)).await?;
+    for (number, owner) in owners.iter().enumerate() {
+        everywhere(&cluster, &format!("k{number}"), owner, None).await?;
+        everywhere(&cluster, "other", owner, Some(Code::PermissionDenied)).await?;
     }
 
     // A lease ends by itself: it is the leader who ends it, and it is nobody's.
@@ -64,10 +63,10 @@ pub async fn shared(tools: &Tools, programs: [&Path; 3]) -> Result<(), String> {
     .await?;
 
     ctl(tools, &cluster, 1, &format!("{ROOT} user delete u0")).await?;
-    everywhere(&cluster, "k0", Some(&tokens[0]), Some(Code::Unauthenticated)).await?;
+    everywhere(&cluster, "k0", &owners[0], Some(Code::Unauthenticated)).await?;
     ctl(tools, &cluster, 2, &format!("{ROOT} user revoke-role u1 r1")).await?;
-    everywhere(&cluster, "k1", Some(&tokens[1]), Some(Code::PermissionDenied)).await?;
-    everywhere(&cluster, "k2", Some(&tokens[2]), None).await?;
+    everywhere(&cluster, "k1", &owners[1], Some(Code::PermissionDenied)).await?;
+    everywhere(&cluster, "k2", &owners[2], None).await?;
 
     for number in 0..3 {
         cluster.stop(number).await?;
@@ -76,16 +75,15 @@ pub async fn shared(tools: &Tools, programs: [&Path; 3]) -> Result<(), String> {
         if users != "root\nu1\nu2\n" {
             return Err(format!("m{} knows {users:?}", number + 1));
         }
-        let token = sign_in(&cluster, 2).await?;
+        let owner = signed_in(&cluster, 2).await?;
         // Real members refuse a token that is just on its way to them.
         eventually("the token is known", async || {
-            everywhere(&cluster, "k2", Some(&token), None).await
+            everywhere(&cluster, "k2", &owner, None).await
         })
         .await?;
     }
     ctl(tools, &cluster, 1, &format!("{ROOT} auth disable")).await?;
-    // A member that has not heard of it yet still asks who wants to know its hash.
-    eventually("the members agree", async || cluster.agree().await.map(drop)).await
+    cluster.agree().await.map(drop)
 }
 
 /// A user of this member's own, with a key of its own.
@@ -108,34 +106,27 @@ async fn lease(tools: &Tools, cluster: &Cluster) -> Result<String, String> {
     id.ok_or_else(|| format!("no id in {granted}"))
 }
 
-async fn sign_in(cluster: &Cluster, number: usize) -> Result<String, String> {
-    let request = AuthenticateRequest {
-        name: format!("u{number}"),
-        password: format!("pw{number}"),
-    };
-    let answer = AuthClient::new(channel(cluster.address(number)))
-        .authenticate(request)
-        .await;
-    Ok(answer.map_err(|status| status.to_string())?.into_inner().token)
+/// This member's own user, with a token of the member's.
+async fn signed_in(cluster: &Cluster, number: usize) -> Result<Account, String> {
+    let account = Account::new(&format!("u{number}"), &format!("pw{number}"));
+    let signed_in = account.sign_in(channel(cluster.address(number))).await;
+    signed_in.map_err(|status| status.to_string())?;
+    Ok(account)
 }
 
-/// A put with this token has this end at all members.
+/// A put with the token somebody has has this end at all members.
 async fn everywhere(
     cluster: &Cluster,
     key: &str,
-    token: Option<&str>,
+    who: &Account,
     refusal: Option<Code>,
 ) -> Result<(), String> {
     for number in 0..3 {
-        let mut request = Request::new(PutRequest {
+        let put = who.request(PutRequest {
             key: key.to_owned().into(),
             ..PutRequest::default()
         });
-        if let Some(token) = token {
-            let token = token.parse().map_err(|_| format!("a token {token:?}"))?;
-            request.metadata_mut().insert("token", token);
-        }
-        let answer = KvClient::new(channel(cluster.address(number))).put(request).await;
+        let answer = KvClient::new(channel(cluster.address(number))).put(put).await;
         let code = answer.as_ref().err().map(tonic::Status::code);
         if code != refusal {
             return Err(format!(
