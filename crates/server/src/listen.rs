@@ -12,12 +12,17 @@
 //!
 //! A connection stays on its lane; that halves the CPU time of a small call against a runtime that
 //! moves tasks between cores. What a stranger can hold on to is bounded: connections by the limit of
-//! open files, the time until the first request, the time for a request's head, the size of headers.
+//! open files and a share for each address ([`shares`]), the time until the first request, the time for a request's
+//! head and body and for taking its answer ([`debts`]), the size of headers, frames without a purpose ([`calm`]).
+//! `docs/security.md` has the list.
 
+mod calm;
 mod connection;
+mod debts;
 mod edge;
 mod lanes;
 mod secure;
+mod shares;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -33,7 +38,9 @@ use crate::config::{Config, Tls, Url};
 use crate::fields::json;
 use crate::http::Port;
 
+pub use calm::Chatter;
 pub use connection::{Limits, Ports, TlsClient};
+pub use debts::{Debt, Debts};
 pub use edge::{Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody};
 pub use lanes::Lanes;
 pub use secure::sign_own;

@@ -11,6 +11,8 @@
 //! | `/leases`, `/leases/internal` | POST | lease renewals and questions, passed on to the leader |
 //! | `/raft`, `/raft/...` | | crate `peer` |
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, Request, StatusCode};
@@ -19,6 +21,7 @@ use hyper::body::Incoming;
 use prost::Message;
 use proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
+use tokio::time::timeout;
 use types::{ErrorKind, LeaseId, MemberId};
 
 use super::{Answer, CLUSTER_ID, not_found, text, typed, with_cluster_id};
@@ -35,6 +38,8 @@ const STATE_HASH: &str = "/keelson/statehash";
 
 /// Bytes of a request; they hold a few numbers.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Time for them to come.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
 
 /// Who answers on the peer port.
 #[derive(Clone)]
@@ -155,10 +160,11 @@ fn authorization(request: &Request<Incoming>) -> Option<&str> {
 }
 
 async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {
-    match Limited::new(request.into_body(), REQUEST_BYTES_MAX)
-        .collect()
-        .await
-    {
+    let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect();
+    let Ok(body) = timeout(REQUEST_TIME, body).await else {
+        return Err(text(StatusCode::REQUEST_TIMEOUT, "request body took too long\n"));
+    };
+    match body {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(text(StatusCode::PAYLOAD_TOO_LARGE, "request body too large\n"))

@@ -1,6 +1,7 @@
 //! From an accepted socket to its end.
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::io;
 use std::mem::take;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,9 +22,12 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use super::edge::{Edge, GrpcService, NoGrpc};
+use super::calm::{Calm, Chatter, Overdue};
+use super::debts::Debts;
+use super::edge::{Edge, EdgeBody, GrpcService, NoGrpc, Reply};
 use super::lanes::Lanes;
 use super::secure::{Secured, Security};
+use super::shares::{Place, Shares};
 use super::{Bound, Listener, Listeners, log_serving};
 use crate::config::Config;
 use crate::http::{Port, Site, Vitals};
@@ -40,17 +44,32 @@ pub struct Limits {
     pub request_head: Duration,
     /// Time that requests have to end when the server stops.
     pub drain: Duration,
+    /// Time for a client to send the rest of a request, or to take an answer; large answers have more.
+    pub debt: Duration,
     /// HTTP/2 streams of one connection.
     pub streams_max: u32,
+    /// HTTP/2 frames that bring nothing.
+    pub chatter: Chatter,
     /// Pings on HTTP/2 connections.
     pub keepalive: crate::config::Keepalive,
 }
+
+/// HTTP/2 streams of one connection where `--max-concurrent-streams` sets no limit. An idle one costs some
+/// kilobytes; clients wait for one to end before they open another.
+const STREAMS_MAX: u32 = 16_384;
 
 /// Where a half-open connection is told to go before it is cut off: the last part of its time.
 const FAREWELL: u32 = 10;
 
 /// Bytes of a request's headers. A token is the longest of them.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// Streams of a connection that may be reset before they were looked at (rapid reset, CVE-2023-44487). A client whose
+/// calls end within the time of one packet has a few.
+const UNSEEN_RESETS_MAX: usize = 20;
+
+/// Streams of a connection that may be refused because there are too many or they break the protocol.
+const REFUSALS_MAX: usize = 1024;
 
 /// Bytes that may be under way to the server on one stream, and on one connection: a few of the
 /// largest requests, so that a lone stream fills a fast network.
@@ -75,7 +94,15 @@ impl Limits {
             handshake: Duration::from_secs(10),
             request_head: Duration::from_secs(5 * 60),
             drain: Duration::from_secs(1),
-            streams_max: config.max_concurrent_streams,
+            debt: Duration::from_secs(30),
+            streams_max: match config.max_concurrent_streams {
+                u32::MAX => STREAMS_MAX,
+                streams => streams,
+            },
+            chatter: Chatter {
+                burst: 10_000,
+                per_sec: 1_000,
+            },
             keepalive: config.keepalive,
         }
     }
@@ -93,6 +120,8 @@ impl Limits {
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.streams_max)
             .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
+            .max_local_error_reset_streams(REFUSALS_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(self.keepalive.interval)
@@ -145,9 +174,9 @@ impl Ports {
         edge: &Edge<NoGrpc, V>,
         connections_max: usize,
     ) {
-        let room = Arc::new(Semaphore::new(connections_max));
+        let room = Room::for_connections(connections_max);
         for listener in listeners {
-            self.serve(port, listener, edge.clone(), Arc::clone(&room));
+            self.serve(port, listener, edge.clone(), room.clone());
         }
     }
 
@@ -159,31 +188,19 @@ impl Ports {
         site: Site<V>,
         metrics: Arc<Metrics>,
     ) {
-        let connections_max = listeners.client_connections_max.min(Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(connections_max));
+        let room = Room::for_connections(listeners.client_connections_max.min(Semaphore::MAX_PERMITS));
         let beside = listeners.client_http.is_empty().then(|| site.clone());
         tracing::info!("ready to serve client requests");
         for listener in take(&mut listeners.client) {
             let edge = Edge::grpc(services.clone(), beside.clone(), Arc::clone(&metrics));
-            self.serve(Port::Client, listener, edge, Arc::clone(&room));
+            self.serve(Port::Client, listener, edge, room.clone());
         }
         for listener in take(&mut listeners.client_http) {
-            self.serve::<NoGrpc, V>(
-                Port::Client,
-                listener,
-                Edge::http(site.clone()),
-                Arc::clone(&room),
-            );
+            self.serve::<NoGrpc, V>(Port::Client, listener, Edge::http(site.clone()), room.clone());
         }
     }
 
-    fn serve<G: GrpcService, V: Vitals>(
-        &self,
-        port: Port,
-        listener: Listener,
-        edge: Edge<G, V>,
-        room: Arc<Semaphore>,
-    ) {
+    fn serve<G: GrpcService, V: Vitals>(&self, port: Port, listener: Listener, edge: Edge<G, V>, room: Room) {
         log_serving(port, edge.traffic(), &listener);
         let door = Door {
             lanes: Arc::clone(&self.lanes),
@@ -216,8 +233,31 @@ struct Door<G, V> {
     port: Port,
     security: Security,
     edge: Edge<G, V>,
+    room: Room,
+}
+
+/// Room for connections.
+#[derive(Clone)]
+struct Room {
     /// A permit for each connection; accepting waits for one.
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    shares: Shares,
+}
+
+impl Room {
+    fn for_connections(max: usize) -> Self {
+        Room {
+            permits: Arc::new(Semaphore::new(max)),
+            shares: Shares::of(max),
+        }
+    }
+}
+
+/// What a connection takes up. The place is given back first: who gets the permit may come from the same address.
+struct Seat {
+    /// Unix sockets have no addresses to share between.
+    _place: Option<Place>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<G: GrpcService, V: Vitals> Door<G, V> {
@@ -238,7 +278,16 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
     async fn accept_tcp(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
         while let Some(((stream, from), permit)) = self.next(|| listener.accept()).await {
-            self.hand_over(permit, stream.into_std(), Some(from), TcpStream::from_std);
+            // The kernel answers for one that is dropped.
+            let Some(place) = self.room.shares.take(from.ip()) else {
+                tracing::debug!("remote-addr" = %from, "dropped a connection: its address has too many");
+                continue;
+            };
+            let seat = Seat {
+                _permit: permit,
+                _place: Some(place),
+            };
+            self.hand_over(seat, stream.into_std(), Some(from), TcpStream::from_std);
         }
         Ok(())
     }
@@ -246,7 +295,11 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
     async fn accept_unix(&mut self, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
         let listener = UnixListener::from_std(listener)?;
         while let Some(((stream, _), permit)) = self.next(|| listener.accept()).await {
-            self.hand_over(permit, stream.into_std(), None, UnixStream::from_std);
+            let seat = Seat {
+                _permit: permit,
+                _place: None,
+            };
+            self.hand_over(seat, stream.into_std(), None, UnixStream::from_std);
         }
         Ok(())
     }
@@ -258,7 +311,7 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
     {
         loop {
             let accepted = async {
-                let permit = Arc::clone(&self.room).acquire_owned().await.ok()?;
+                let permit = Arc::clone(&self.room.permits).acquire_owned().await.ok()?;
                 Some((accept().await, permit))
             };
             let (result, permit) = tokio::select! {
@@ -279,7 +332,7 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
     /// Gives a connection to the lane whose turn it is; a socket belongs to the lane that opens it.
     fn hand_over<T, S>(
         &self,
-        permit: OwnedSemaphorePermit,
+        seat: Seat,
         accepted: io::Result<T>,
         from: Option<SocketAddr>,
         open: fn(T) -> io::Result<S>,
@@ -291,7 +344,7 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
         let (edge, stopping) = (self.edge.clone(), self.stopping.clone());
         let (port, security) = (self.port, self.security.clone());
         self.lanes.spawn(async move {
-            let _permit = permit;
+            let _seat = seat;
             let socket = match accepted.and_then(open) {
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(error = %error, "failed to take over a connection"),
@@ -417,32 +470,35 @@ async fn attend<S, G: GrpcService, V: Vitals>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let asked = Arc::new(AtomicBool::new(false));
+    let (debts, overdue) = (Debts::new(limits.debt), Overdue::default());
+    let socket = Calm::new(socket, limits.chatter, debts.clone(), Arc::clone(&overdue));
     let service = Asked {
-        edge,
+        edge: edge.on(&debts),
         client,
         asked: Arc::clone(&asked),
     };
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(socket), service));
     let farewell = limits.first_request / FAREWELL;
-    tokio::select! {
+    let silent = async {
+        sleep(limits.first_request - farewell).await;
+        if asked.load(Relaxed) {
+            pending::<()>().await;
+        }
+    };
+    let patience = tokio::select! {
         // How a connection ends is between client and network.
         _ = connection.as_mut() => return,
-        _ = stopping.changed() => {}
-        _ = sleep(limits.first_request - farewell) => {
-            if asked.load(Relaxed) {
-                tokio::select! {
-                    _ = connection.as_mut() => return,
-                    _ = stopping.changed() => {}
-                }
-            } else {
-                connection.as_mut().graceful_shutdown();
-                let _ = timeout(farewell, connection).await;
-                return;
-            }
+        _ = stopping.changed() => limits.drain,
+        () = silent => farewell,
+        () = debts.overdue() => {
+            overdue.store(true, Relaxed);
+            // It sees that now. What it still has to say then fails.
+            let _ = timeout(farewell, connection).await;
+            return;
         }
-    }
+    };
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(limits.drain, connection).await;
+    let _ = timeout(patience, connection).await;
 }
 
 /// An edge that notices the first request, and tells each who sends it.
@@ -453,15 +509,15 @@ struct Asked<G, V> {
 }
 
 impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Asked<G, V> {
-    type Response = <Edge<G, V> as Service<Request<Incoming>>>::Response;
-    type Error = <Edge<G, V> as Service<Request<Incoming>>>::Error;
-    type Future = <Edge<G, V> as Service<Request<Incoming>>>::Future;
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Reply<G::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Relaxed);
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
         }
-        self.edge.call(request)
+        self.edge.answer(request)
     }
 }

@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
+use super::debts::{Debt, Debts};
 use crate::http::{Desk, Site, Vitals, not_found};
 use crate::metrics::{Answering, Metered, MeteredBody, Metrics};
 use crate::node::Node;
@@ -56,6 +57,8 @@ pub struct Edge<G, V = Node> {
     grpc: Option<Metered<G>>,
     site: Option<Site<V>>,
     peers: Option<PeerEdge>,
+    /// Those of the connection.
+    debts: Option<Debts>,
 }
 
 /// What members ask of each other, beside what everybody may ask.
@@ -73,14 +76,14 @@ impl PeerEdge {
         peer::Transport::is_raft_path(path) || Desk::knows(path)
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<EdgeBody> {
+    async fn answer(self, request: Request<Incoming>, debts: Option<Debts>) -> Response<EdgeBody> {
         match peer::Transport::is_raft_path(request.uri().path()) {
             true => self.transport.serve(request).await.map(EdgeBody::Raft),
             false => self
                 .desk
                 .answer(request)
                 .await
-                .map(|body| EdgeBody::Http(body.into())),
+                .map(|body| EdgeBody::http(body, debts.as_ref())),
         }
     }
 }
@@ -92,6 +95,7 @@ impl<V> Edge<NoGrpc, V> {
             grpc: None,
             site: Some(site),
             peers: None,
+            debts: None,
         }
     }
 
@@ -111,6 +115,16 @@ impl<G: GrpcService, V> Edge<G, V> {
             grpc: Some(Metered::new(services, metrics)),
             site,
             peers: None,
+            debts: None,
+        }
+    }
+
+    /// The same on one connection.
+    pub(super) fn on(self, debts: &Debts) -> Self {
+        Edge {
+            grpc: self.grpc.map(|grpc| grpc.on(debts)),
+            debts: Some(debts.clone()),
+            ..self
         }
     }
 
@@ -124,21 +138,19 @@ impl<G: GrpcService, V> Edge<G, V> {
     }
 }
 
-impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Edge<G, V> {
-    type Response = Response<EdgeBody>;
-    type Error = Infallible;
-    type Future = Reply<G::Future>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+impl<G: GrpcService, V: Vitals> Edge<G, V> {
+    /// Answers a request.
+    pub(super) fn answer(&self, request: Request<Incoming>) -> Reply<G::Future> {
         if let Some(grpc) = self.grpc.as_ref().filter(|_| is_grpc(request.headers())) {
             return Reply::Grpc(grpc.call(request));
         }
+        let debts = self.debts.clone();
         if let Some(peers) = self
             .peers
             .clone()
             .filter(|_| PeerEdge::knows(request.uri().path()))
         {
-            return Reply::Http(Box::pin(peers.answer(request)));
+            return Reply::Http(Box::pin(peers.answer(request, debts)));
         }
         let (head, _) = request.into_parts();
         let site = self.site.clone();
@@ -147,7 +159,7 @@ impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Edge<G, V> {
                 Some(site) => site.answer(&head).await,
                 None => not_found(),
             };
-            answer.map(|body| EdgeBody::Http(body.into()))
+            answer.map(|body| EdgeBody::http(body, debts.as_ref()))
         }))
     }
 }
@@ -184,10 +196,17 @@ where
 pub enum EdgeBody {
     /// Of the gRPC services.
     Grpc(MeteredBody<tonic::body::Body>),
-    /// Of an endpoint.
-    Http(Full<Bytes>),
+    /// Of an endpoint, to be taken.
+    Http(Full<Bytes>, Option<Debt>),
     /// Of raft's transport.
     Raft(peer::ResponseBody),
+}
+
+impl EdgeBody {
+    fn http(body: Bytes, debts: Option<&Debts>) -> Self {
+        let debt = debts.map(|debts| debts.owe(body.len()));
+        EdgeBody::Http(body.into(), debt)
+    }
 }
 
 impl Body for EdgeBody {
@@ -200,7 +219,7 @@ impl Body for EdgeBody {
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         match &mut *self {
             EdgeBody::Grpc(body) => Pin::new(body).poll_frame(cx),
-            EdgeBody::Http(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            EdgeBody::Http(body, _) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             EdgeBody::Raft(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
@@ -208,7 +227,7 @@ impl Body for EdgeBody {
     fn is_end_stream(&self) -> bool {
         match self {
             EdgeBody::Grpc(body) => body.is_end_stream(),
-            EdgeBody::Http(body) => body.is_end_stream(),
+            EdgeBody::Http(body, _) => body.is_end_stream(),
             EdgeBody::Raft(body) => body.is_end_stream(),
         }
     }
@@ -216,7 +235,7 @@ impl Body for EdgeBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             EdgeBody::Grpc(body) => body.size_hint(),
-            EdgeBody::Http(body) => body.size_hint(),
+            EdgeBody::Http(body, _) => body.size_hint(),
             EdgeBody::Raft(body) => body.size_hint(),
         }
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::service::Service;
 
+mod abuse;
+
 use super::*;
 use crate::config::tests::config;
 use crate::http::Site;
@@ -25,17 +27,23 @@ struct Server {
 impl Server {
     /// Binds what `change` makes of the configuration; at first there is a client port.
     fn bind(change: impl FnOnce(&mut Config)) -> Result<Self, ListenError> {
+        // Short, so that a test of it is over soon; long enough for the other tests' requests.
+        Self::bind_with(change, |limits| limits.first_request = Duration::from_millis(100))
+    }
+
+    /// The same with other limits.
+    fn bind_with(
+        change: impl FnOnce(&mut Config),
+        limit: impl FnOnce(&mut Limits),
+    ) -> Result<Self, ListenError> {
         let mut config = config();
         config.listen_peer = vec![];
         config.listen_client = urls("http://127.0.0.1:0");
         change(&mut config);
         let listeners = Listeners::bind(&config)?;
         let lanes = Arc::new(Lanes::start(2).unwrap());
-        // Short, so that a test of it is over soon; long enough for the other tests' requests.
-        let limits = Limits {
-            first_request: Duration::from_millis(100),
-            ..Limits::new(&config)
-        };
+        let mut limits = Limits::new(&config);
+        limit(&mut limits);
         let ports = Some(Ports::new(lanes, limits));
         let metrics = Arc::new(Metrics::new(&config));
         Ok(Server {
@@ -52,12 +60,16 @@ impl Server {
 
     /// Serves clients; answers where the first listener for each of gRPC and HTTP is.
     fn serve_clients(&mut self, connections_max: usize) -> [String; 2] {
+        self.serve_clients_with(Refusing, connections_max)
+    }
+
+    fn serve_clients_with(&mut self, services: impl GrpcService, connections_max: usize) -> [String; 2] {
         let address = |listeners: &[Listener]| listeners.first().map_or(String::new(), Listener::address);
         let addresses = [&self.listeners.client, &self.listeners.client_http].map(|them| address(them));
         self.listeners.client_connections_max = connections_max;
         let (site, metrics) = (self.site(Port::Client), Arc::clone(&self.metrics));
         let ports = self.ports.as_ref().unwrap();
-        ports.serve_clients(&mut self.listeners, Refusing, site, metrics);
+        ports.serve_clients(&mut self.listeners, services, site, metrics);
         addresses
     }
 

@@ -49,6 +49,7 @@ const SERVICES: [(&str, bool, &str); 9] = [
 
 /// The shape of a method with one message each way.
 const UNARY: &str = "unary";
+const BIDI_STREAM: &str = "bidi_stream";
 
 /// Status codes by number.
 pub(super) const CODES: [&str; 17] = [
@@ -100,6 +101,11 @@ pub(super) struct Counts {
 impl Method {
     fn is_shown(&self) -> bool {
         self.always_shown || self.counts.sum(|counts| counts.started.load(Relaxed)) > 0
+    }
+
+    /// Whether either side may go on talking as long as it likes.
+    pub(super) fn is_conversation(&self) -> bool {
+        self.shape == BIDI_STREAM
     }
 
     /// Whether one message goes each way.

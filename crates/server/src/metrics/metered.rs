@@ -19,6 +19,7 @@ use hyper::service::Service;
 use super::Metrics;
 use super::grpc::{CANCELED, CODES, Method, UNKNOWN};
 use super::kinds::Counter;
+use crate::listen::{Debt, Debts};
 
 /// Counts the calls of one connection; what it wraps does the work.
 pub struct Metered<S> {
@@ -27,6 +28,8 @@ pub struct Metered<S> {
     /// The client's version as it came with the last call, and the counters for it: a connection's
     /// calls hardly ever differ in it.
     client: RefCell<Option<(Option<HeaderValue>, Clients)>>,
+    /// Those of the connection.
+    debts: Option<Debts>,
 }
 
 /// Counters of a client version's calls.
@@ -43,6 +46,15 @@ impl<S> Metered<S> {
             inner,
             metrics,
             client: RefCell::new(None),
+            debts: None,
+        }
+    }
+
+    /// The same on one connection, whose clients owe it the rest of their requests and take their answers.
+    pub fn on(self, debts: &Debts) -> Self {
+        Metered {
+            debts: Some(debts.clone()),
+            ..self
         }
     }
 
@@ -87,7 +99,10 @@ fn client_label(metrics: &Metrics, version: Option<&HeaderValue>) -> String {
 
 impl<S: Clone> Clone for Metered<S> {
     fn clone(&self) -> Self {
-        Metered::new(self.inner.clone(), Arc::clone(&self.metrics))
+        Metered {
+            debts: self.debts.clone(),
+            ..Metered::new(self.inner.clone(), Arc::clone(&self.metrics))
+        }
     }
 }
 
@@ -104,14 +119,18 @@ where
         let method = self.metrics.grpc.find(request.uri().path());
         self.count_client(method, request.headers());
         let call = Some(Call::start(method));
+        // Who talks to and fro may be silent and may leave answers: other limits hold for those.
+        let debts = self.debts.clone().filter(|_| !method.is_conversation());
         let request = request.map(|body| MeteredBody {
             body,
             frames: Frames::default(),
             end: End::Request(method),
+            owed: Owed::new(debts.clone()),
         });
         Answering {
             inner: self.inner.call(request),
             call,
+            debts,
         }
     }
 }
@@ -120,6 +139,7 @@ where
 pub struct Answering<F> {
     inner: F,
     call: Option<Call>,
+    debts: Option<Debts>,
 }
 
 impl<F, A, E> Future for Answering<F>
@@ -135,10 +155,13 @@ where
         if let Some(code) = status(response.headers()) {
             call.end(code);
         }
+        let mut owed = Owed::new(self.debts.take());
+        owed.due(0);
         Poll::Ready(Ok(response.map(|body| MeteredBody {
             body,
             frames: Frames::default(),
             end: End::Answer(call),
+            owed,
         })))
     }
 }
@@ -188,7 +211,45 @@ pub struct MeteredBody<B> {
     body: B,
     frames: Frames,
     end: End,
+    owed: Owed,
 }
+
+/// What the client still has to do about a body.
+struct Owed {
+    debts: Option<Debts>,
+    debt: Option<Debt>,
+}
+
+impl Owed {
+    fn new(debts: Option<Debts>) -> Self {
+        Owed { debts, debt: None }
+    }
+
+    fn due(&mut self, bytes: usize) {
+        self.debt = self.debts.as_ref().map(|debts| debts.owe(bytes));
+    }
+
+    /// Of a request: it is one message, to be sent in the time that begins when it is waited for.
+    fn wait_for_request<T>(&mut self, frame: &Poll<T>) {
+        if frame.is_pending() && self.debt.is_none() {
+            self.due(0);
+        }
+    }
+
+    /// Of an answer: nothing as long as this side has nothing to say, and then to take it.
+    fn offer<E>(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, E>>>) {
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                Some(data) if data.len() >= WORTH_COUNTING || self.debt.is_none() => self.due(data.len()),
+                _ => {}
+            },
+            _ => self.debt = None,
+        }
+    }
+}
+
+/// Bytes of an answer for which its time is counted anew.
+const WORTH_COUNTING: usize = 4096;
 
 /// Which body it is.
 enum End {
@@ -204,8 +265,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for MeteredBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let this = &mut *self;
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        match &this.end {
+            End::Request(_) => this.owed.wait_for_request(&frame),
+            End::Answer(_) => this.owed.offer(&frame),
+        }
+        let frame = ready!(frame);
         match (&mut this.end, &frame) {
             (End::Request(method), Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
