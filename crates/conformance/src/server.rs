@@ -48,16 +48,6 @@ pub struct Place {
 }
 
 impl Place {
-    /// A cluster of this one member.
-    fn alone(ports: Ports) -> Self {
-        Self {
-            name: NAME.to_owned(),
-            advertised: ports.peer,
-            cluster: ports.initial_cluster(),
-            joins: false,
-        }
-    }
-
     /// A new cluster, whose members are found in another way than by `--initial-cluster`.
     pub fn found(name: &str, ports: Ports) -> Self {
         Self {
@@ -124,9 +114,19 @@ impl Server {
     /// Starts a server on an empty folder and waits until it answers. `flags` come after the usual ones.
     pub async fn start(program: &Path, flags: &[String]) -> Result<Self, String> {
         let ports = Ports::free();
-        let mut server = Self::prepared(program, flags, ports, Place::alone(ports))?;
+        let mut server = Self::prepared(program, flags, ports, Self::alone(ports))?;
         server.resume().await?;
         Ok(server)
+    }
+
+    /// A cluster of one member.
+    pub fn alone(ports: Ports) -> Place {
+        Place {
+            name: NAME.to_owned(),
+            advertised: ports.peer,
+            cluster: ports.initial_cluster(),
+            joins: false,
+        }
     }
 
     /// A server that is not started yet, on an empty folder.
@@ -144,7 +144,7 @@ impl Server {
     /// Like [`Server::start`], on a data folder made by somebody else, which is moved to the server's own place.
     /// It was made for the peer URL of `ports`.
     pub async fn start_on(program: &Path, data: &Path, ports: Ports) -> Result<Self, String> {
-        let mut server = Self::prepared(program, &[], ports, Place::alone(ports))?;
+        let mut server = Self::prepared(program, &[], ports, Self::alone(ports))?;
         fs::rename(data, server.data()).map_err(|e| format!("{}: {e}", data.display()))?;
         server.resume().await?;
         Ok(server)

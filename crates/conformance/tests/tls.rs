@@ -2,13 +2,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "it writes certificates")]
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use conformance::certs::{self, Ask, Authority};
+use conformance::confined;
 use conformance::harness::{self, Work};
 use conformance::server::{Place, Ports, Server};
 use conformance::tools::Tools;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 fn main() -> ExitCode {
     let trial = |name: &str, work: fn(&Tools) -> Result<(), String>| -> (String, Work) {
@@ -20,14 +20,19 @@ fn main() -> ExitCode {
             with_certificates,
         ),
         trial("members_sign_for_themselves", signed_by_themselves),
+        (
+            "a_member_that_reaches_its_own_files_only_does_all_its_work".into(),
+            Box::new(confined::session),
+        ),
     ])
 }
 
 fn with_certificates(tools: &Tools) -> Result<(), String> {
     let dir = tempfile::tempdir().map_err(text)?;
-    let issuer = authority(dir.path())?;
-    for name in ["member", "root"] {
-        sign(dir.path(), name, &issuer)?;
+    let authority = Authority::new("ours")?;
+    certs::write(&dir.path().join("ca.pem"), authority.pem())?;
+    for (serial, name) in [(2, "member"), (3, "root")] {
+        authority.sign(&Ask::new(name, serial))?.write(dir.path(), name)?;
     }
     let file = |name: &str| dir.path().join(name);
     let named = |flag: &str, name: &str| format!("--{flag}={}", file(name).display());
@@ -133,29 +138,6 @@ fn etcdctl(tools: &Tools, member: &Server, tls: &[String], words: &[&str]) -> Re
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
-}
-
-type Issuer = CertifiedIssuer<'static, KeyPair>;
-
-fn authority(dir: &Path) -> Result<Issuer, String> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().map_err(text)?).map_err(text)?;
-    write(dir.join("ca.pem"), &issuer.pem())?;
-    Ok(issuer)
-}
-
-fn sign(dir: &Path, name: &str, issuer: &Issuer) -> Result<(), String> {
-    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).map_err(text)?;
-    params.distinguished_name.push(DnType::CommonName, name);
-    let key = KeyPair::generate().map_err(text)?;
-    let certificate = params.signed_by(&key, issuer).map_err(text)?;
-    write(dir.join(format!("{name}.pem")), &certificate.pem())?;
-    write(dir.join(format!("{name}.key")), &key.serialize_pem())
-}
-
-fn write(file: PathBuf, content: &str) -> Result<(), String> {
-    std::fs::write(file, content).map_err(text)
 }
 
 fn text(error: impl ToString) -> String {

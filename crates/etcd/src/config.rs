@@ -175,6 +175,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
             0 => Some(QUOTA_DEFAULT),
             bytes => u64::try_from(bytes).ok(),
         },
+        confine_files: flags.confine_files,
         fsync: !flags.unsafe_no_fsync,
         max_txn_ops: flags.max_txn_ops as usize,
         max_request_bytes: flags.max_request_bytes as usize,

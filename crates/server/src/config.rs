@@ -100,6 +100,8 @@ pub struct Config {
     pub max_wal_files: Option<usize>,
     /// The store's size at which alarm NOSPACE is raised; none means no limit.
     pub quota_bytes: Option<u64>,
+    /// Give up what is not needed of the file system.
+    pub confine_files: bool,
     /// False puts the data at risk: nothing waits for the disk any more.
     pub fsync: bool,
 
@@ -529,6 +531,7 @@ pub(crate) mod tests {
             max_snapshot_files: Some(5),
             max_wal_files: Some(5),
             quota_bytes: Some(2 << 30),
+            confine_files: false,
             fsync: true,
             max_txn_ops: 128,
             max_request_bytes: 1_572_864,

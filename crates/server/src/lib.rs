@@ -8,6 +8,7 @@ pub mod ask;
 pub mod board;
 pub mod bootstrap;
 pub mod config;
+mod confine;
 pub mod convert;
 pub mod corruption;
 pub mod fields;

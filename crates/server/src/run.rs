@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::ask::Ask;
 use crate::bootstrap;
 use crate::config::{BootstrapError, Config, Discovery, Gate, Tls, Trust};
+use crate::confine::confine_if_wanted;
 use crate::http::{Desk, Port, Site};
 use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports, sign_own};
 use crate::metrics::Metrics;
@@ -62,6 +63,7 @@ pub async fn run(
     let has_data = Storage::is_initialized(&env::RealDisk, &config);
     config.log_start(has_data);
     let mut listeners = Listeners::bind(&config)?;
+    confine_if_wanted(&config);
     let metrics = Arc::new(Metrics::new(&config));
     let lanes = Arc::new(Lanes::start(Lanes::per_core()).map_err(RunError::Lanes)?);
     // Raft does not wait behind clients.

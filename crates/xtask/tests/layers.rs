@@ -75,7 +75,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("etcd", &["server"]),
     ("etcdutl", &["server"]),
-    ("conformance", &["proto", "grpc"]),
+    ("conformance", &["proto", "grpc", "tls"]),
     ("bench", &["proto", "grpc"]),
     ("xtask", &[]),
 ];

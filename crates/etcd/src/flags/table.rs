@@ -233,6 +233,7 @@ flags! {
 }
 "Process" {
     config_file: String = "", Missing("pass the settings as flags or ETCD_* variables"), "File of settings that takes the place of flags and environment.";
+    confine_files: bool = "true", Served, "Give up access to all files but the member's own, where the kernel has Landlock.";
     strict_flags: bool = "false", Served, "Refuse flags of earlier releases instead of mapping them to today's.";
     version: bool = "false", Served, "Print the version and exit.";
 }
