@@ -1,37 +1,71 @@
 //! Who calls, and whether they may.
 //!
 //! While authentication is on, a caller shows a token: in the metadata `token` or `authorization`, with `Bearer ` in
-//! front or not. A caller without one is nobody, which is enough for a few calls. What a user may do is decided by
-//! [`auth::Auth`], here for what needs no place in the log, in apply for what has one.
+//! front or not. One without a token is who its certificate says, if clients have to show one (`--client-cert-auth`),
+//! and otherwise nobody, which is enough for a few calls. A gateway has a certificate of its own and speaks for others:
+//! its name never counts (CVE-2018-16886). What a user may do is decided by [`auth::Auth`], here for what needs no place
+//! in the log, in apply for what has one.
 //!
 //! A read looks twice at the auth revision, before it and after it: in between, somebody may have taken the permission
 //! away and put into a key what this user must not see.
 
 use auth::{Access, Auth, Identity};
 use machine::authorize::Caller;
-use tonic::metadata::MetadataMap;
+use tonic::Request;
 use types::{ErrorKind, Index, KeyRange};
 
+use crate::listen::TlsClient;
 use crate::node::Node;
 
 /// The metadata that may hold a token; the first counts.
 const TOKEN_KEYS: [&str; 2] = ["token", "authorization"];
 
+/// The metadata by which a gateway tells what its client accepts; nobody else has it.
+const GATEWAY_KEY: &str = "grpcgateway-accept";
+
+/// A call without its message: what the caller says, and how it came here.
+pub type Head = Request<()>;
+
+/// A call's head, and its message.
+pub fn split<T>(request: Request<T>) -> (Head, T) {
+    let (metadata, extensions, message) = request.into_parts();
+    (Head::from_parts(metadata, extensions, ()), message)
+}
+
 /// The token in a call's metadata. One that is not text is no good token either.
-pub fn token(metadata: &MetadataMap) -> Option<&str> {
-    let value = TOKEN_KEYS.iter().find_map(|key| metadata.get(*key))?;
+pub fn token(head: &Head) -> Option<&str> {
+    let value = TOKEN_KEYS.iter().find_map(|key| head.metadata().get(*key))?;
     Some(value.to_str().unwrap_or_default())
 }
 
+/// The name in the certificate of a caller that speaks for itself; empty if the certificate has none.
+fn common_name(head: &Head) -> Option<&str> {
+    let client = head.extensions().get::<TlsClient>()?;
+    if head.metadata().contains_key(GATEWAY_KEY) {
+        tracing::warn!("ignoring common name in gRPC-gateway proxy request");
+        return None;
+    }
+    Some(client.common_name.as_deref().unwrap_or_default())
+}
+
 impl Node {
-    /// Who calls: nobody, without a token or while authentication is off.
+    /// Who calls: nobody, without a token and a certificate that counts, or while authentication is off.
     ///
     /// # Errors
     /// `InvalidAuthToken`.
-    pub async fn identify(&self, metadata: &MetadataMap) -> Result<Identity, ErrorKind> {
-        match self.board.auth_enabled() {
-            true => self.identify_token(token(metadata)).await,
-            false => Ok(Identity::default()),
+    pub async fn identify(&self, head: &Head) -> Result<Identity, ErrorKind> {
+        match token(head) {
+            _ if !self.board.auth_enabled() => Ok(Identity::default()),
+            None => Ok(self.identify_certificate(head)),
+            token => self.identify_token(token).await,
+        }
+    }
+
+    fn identify_certificate(&self, head: &Head) -> Identity {
+        let asked = self.config.client_tls.asks_certificate;
+        match asked.then(|| common_name(head)).flatten() {
+            Some(name) => self.board.auth().identity(name),
+            None => Identity::default(),
         }
     }
 
@@ -62,8 +96,8 @@ impl Node {
     ///
     /// # Errors
     /// `InvalidAuthToken`, `UserEmpty`.
-    pub async fn require_user(&self, metadata: &MetadataMap) -> Result<Identity, ErrorKind> {
-        let who = self.identify(metadata).await?;
+    pub async fn require_user(&self, head: &Head) -> Result<Identity, ErrorKind> {
+        let who = self.identify(head).await?;
         match self.board.auth_enabled() && who.revision == 0 {
             true => Err(ErrorKind::UserEmpty),
             false => Ok(who),
@@ -74,8 +108,8 @@ impl Node {
     ///
     /// # Errors
     /// `InvalidAuthToken`, `UserEmpty`, `UserNotFound`, `PermissionDenied`.
-    pub async fn require_root(&self, metadata: &MetadataMap) -> Result<Identity, ErrorKind> {
-        let who = self.identify(metadata).await?;
+    pub async fn require_root(&self, head: &Head) -> Result<Identity, ErrorKind> {
+        let who = self.identify(head).await?;
         self.board.auth().require_root(&who)?;
         Ok(who)
     }

@@ -20,9 +20,9 @@ use proto::etcdserverpb::{
 };
 use tokio::sync::{Notify, oneshot};
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId, Term};
 
+use crate::access::Head;
 use crate::board::Board;
 use crate::config::Config;
 use crate::go;
@@ -204,14 +204,17 @@ impl Node {
 /// Admission: what is decided before a request goes anywhere.
 impl Node {
     /// Most calls: not on a learner, and not without a leader if the caller insists on one.
-    pub fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    pub fn admit(&self, head: &Head) -> Result<(), Status> {
         self.refuse_learner()?;
-        self.admit_on_learner(metadata)
+        self.admit_on_learner(head)
     }
 
     /// The calls that a learner serves too.
-    pub fn admit_on_learner(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let insists = metadata.get("hasleader").is_some_and(|value| value == "true");
+    pub fn admit_on_learner(&self, head: &Head) -> Result<(), Status> {
+        let insists = head
+            .metadata()
+            .get("hasleader")
+            .is_some_and(|value| value == "true");
         match insists && self.leader().is_none() {
             true => Err(status(ErrorKind::NoLeader)),
             false => Ok(()),

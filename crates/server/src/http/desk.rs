@@ -110,7 +110,11 @@ impl Desk {
                 format!("member {id} not found in cluster\n"),
             );
         };
-        match promote_here(&self.0, token, MemberId(parsed)).await {
+        let promoted = match self.0.identify_token(token).await {
+            Ok(who) => promote_here(&self.0, &who, MemberId(parsed)).await,
+            Err(error) => Err(error),
+        };
+        match promoted {
             Ok(_) => self.members(),
             Err(error) => {
                 let status = match error {

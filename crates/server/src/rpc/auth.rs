@@ -7,11 +7,11 @@ use auth::{Answer, Identity};
 use grpc::etcdserverpb::auth_server;
 use machine::Outcome;
 use proto::etcdserverpb::*;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use types::ErrorKind;
 
 use super::{mismatch, status};
+use crate::access::{self, Head};
 use crate::node::Node;
 use crate::passwords;
 use crate::replies::Done;
@@ -23,12 +23,12 @@ impl Auth {
     /// Takes a request through the log.
     async fn ask(
         &self,
-        metadata: &MetadataMap,
+        head: &Head,
         request: InternalRaftRequest,
     ) -> Result<(Option<ResponseHeader>, Answer), Status> {
         let node = &self.0;
-        node.admit(metadata)?;
-        let who = node.identify(metadata).await.map_err(status)?;
+        node.admit(head)?;
+        let who = node.identify(head).await.map_err(status)?;
         self.ask_as(who, request).await
     }
 
@@ -50,28 +50,28 @@ impl Auth {
     /// Takes a request through the log that is answered by a header.
     async fn change(
         &self,
-        metadata: &MetadataMap,
+        head: &Head,
         request: InternalRaftRequest,
     ) -> Result<Option<ResponseHeader>, Status> {
-        let (header, _) = self.ask(metadata, request).await?;
+        let (header, _) = self.ask(head, request).await?;
         Ok(header)
     }
 
     async fn names(
         &self,
-        metadata: &MetadataMap,
+        head: &Head,
         request: InternalRaftRequest,
     ) -> Result<(Option<ResponseHeader>, Vec<String>), Status> {
-        match self.ask(metadata, request).await? {
+        match self.ask(head, request).await? {
             (header, Answer::Names(names)) => Ok((header, names)),
             (_, other) => Err(unexpected(&other)),
         }
     }
 
     /// Nobody but who may set passwords has one hashed.
-    async fn admit_to_hash(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        self.0.admit(metadata)?;
-        self.0.require_root(metadata).await.map_err(status)?;
+    async fn admit_to_hash(&self, head: &Head) -> Result<(), Status> {
+        self.0.admit(head)?;
+        self.0.require_root(head).await.map_err(status)?;
         Ok(())
     }
 
@@ -148,12 +148,15 @@ fn unexpected(answer: &Answer) -> Status {
 /// A handler that passes its request on as this field of the log's message, and answers with a header.
 macro_rules! change {
     ($self:ident, $request:ident, $field:ident) => {{
-        let (metadata, _, request) = $request.into_parts();
+        let (head, request) = access::split($request);
+        change!($self, head, request, $field)
+    }};
+    ($self:ident, $head:ident, $request:ident, $field:ident) => {{
         let request = InternalRaftRequest {
-            $field: Some(request),
+            $field: Some($request),
             ..Default::default()
         };
-        let header = $self.change(&metadata, request).await?;
+        let header = $self.change(&$head, request).await?;
         Ok(Response::new(header.into_response()))
     }};
 }
@@ -199,12 +202,12 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthStatusRequest>,
     ) -> Result<Response<AuthStatusResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (head, request) = access::split(request);
         let request = InternalRaftRequest {
             auth_status: Some(request),
             ..Default::default()
         };
-        match self.ask(&metadata, request).await? {
+        match self.ask(&head, request).await? {
             (header, Answer::Status { enabled, revision }) => Ok(Response::new(AuthStatusResponse {
                 header,
                 enabled,
@@ -218,8 +221,9 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthenticateRequest>,
     ) -> Result<Response<AuthenticateResponse>, Status> {
-        self.0.admit(request.metadata())?;
-        let AuthenticateRequest { name, password } = request.into_inner();
+        let (head, request) = access::split(request);
+        self.0.admit(&head)?;
+        let AuthenticateRequest { name, password } = request;
         self.0.read_barrier().await.map_err(status)?;
         let (header, token) = self.authenticate_now(&name, &password).await?;
         Ok(Response::new(AuthenticateResponse { header, token }))
@@ -229,27 +233,26 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthUserAddRequest>,
     ) -> Result<Response<AuthUserAddResponse>, Status> {
-        let (metadata, extensions, mut user) = request.into_parts();
-        self.admit_to_hash(&metadata).await?;
+        let (head, mut user) = access::split(request);
+        self.admit_to_hash(&head).await?;
         let password = std::mem::take(&mut user.password);
         user.hashed_password = match user.options.is_some_and(|options| options.no_password) {
             true => String::new(),
             false => self.hash(password).await?,
         };
-        let request = Request::from_parts(metadata, extensions, user);
-        change!(self, request, auth_user_add)
+        change!(self, head, user, auth_user_add)
     }
 
     async fn user_get(
         &self,
         request: Request<AuthUserGetRequest>,
     ) -> Result<Response<AuthUserGetResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (head, request) = access::split(request);
         let request = InternalRaftRequest {
             auth_user_get: Some(request),
             ..Default::default()
         };
-        let (header, roles) = self.names(&metadata, request).await?;
+        let (header, roles) = self.names(&head, request).await?;
         Ok(Response::new(AuthUserGetResponse { header, roles }))
     }
 
@@ -257,12 +260,12 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthUserListRequest>,
     ) -> Result<Response<AuthUserListResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (head, request) = access::split(request);
         let request = InternalRaftRequest {
             auth_user_list: Some(request),
             ..Default::default()
         };
-        let (header, users) = self.names(&metadata, request).await?;
+        let (header, users) = self.names(&head, request).await?;
         Ok(Response::new(AuthUserListResponse { header, users }))
     }
 
@@ -277,15 +280,14 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthUserChangePasswordRequest>,
     ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
-        let (metadata, extensions, mut user) = request.into_parts();
-        self.admit_to_hash(&metadata).await?;
+        let (head, mut user) = access::split(request);
+        self.admit_to_hash(&head).await?;
         let password = std::mem::take(&mut user.password);
         user.hashed_password = match password.is_empty() {
             true => String::new(),
             false => self.hash(password).await?,
         };
-        let request = Request::from_parts(metadata, extensions, user);
-        change!(self, request, auth_user_change_password)
+        change!(self, head, user, auth_user_change_password)
     }
 
     async fn user_grant_role(
@@ -313,12 +315,12 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthRoleGetRequest>,
     ) -> Result<Response<AuthRoleGetResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (head, request) = access::split(request);
         let request = InternalRaftRequest {
             auth_role_get: Some(request),
             ..Default::default()
         };
-        match self.ask(&metadata, request).await? {
+        match self.ask(&head, request).await? {
             (header, Answer::Permissions(perm)) => Ok(Response::new(AuthRoleGetResponse { header, perm })),
             (_, other) => Err(unexpected(&other)),
         }
@@ -328,12 +330,12 @@ impl auth_server::Auth for Auth {
         &self,
         request: Request<AuthRoleListRequest>,
     ) -> Result<Response<AuthRoleListResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (head, request) = access::split(request);
         let request = InternalRaftRequest {
             auth_role_list: Some(request),
             ..Default::default()
         };
-        let (header, roles) = self.names(&metadata, request).await?;
+        let (header, roles) = self.names(&head, request).await?;
         Ok(Response::new(AuthRoleListResponse { header, roles }))
     }
 

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use auth::Identity;
 use grpc::etcdserverpb::cluster_server;
 use machine::membership::member_id;
 use machine::{Member, MemberChange, Outcome};
@@ -39,11 +40,12 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
+        let (head, request) = access::split(request);
         self.0.refuse_learner()?;
-        if request.get_ref().linearizable {
+        if request.linearizable {
             self.0.read_barrier().await.map_err(status)?;
         }
-        self.0.require_user(request.metadata()).await.map_err(status)?;
+        self.0.require_user(&head).await.map_err(status)?;
         let members = self.0.board.replicated().members.clone();
         Ok(Response::new(MemberListResponse {
             header: Some(self.0.header_without_revision()),
@@ -56,14 +58,14 @@ impl cluster_server::Cluster for Cluster {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
         let MemberAddRequest {
             peer_ur_ls,
             is_learner,
         } = request;
         let peer_urls = peer_urls(&peer_ur_ls).map_err(status)?;
-        node.require_root(&metadata).await.map_err(status)?;
+        node.require_root(&head).await.map_err(status)?;
         may_add(node, is_learner).map_err(status)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let member = Member {
@@ -85,10 +87,11 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
+        let (head, request) = access::split(request);
         let node = &self.0;
-        node.admit(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
-        let id = MemberId(request.get_ref().id);
+        node.admit(&head)?;
+        node.require_root(&head).await.map_err(status)?;
+        let id = MemberId(request.id);
         may_remove(node, id).map_err(status)?;
         let members = change(node, MemberChange::Remove(id)).await?;
         Ok(Response::new(MemberRemoveResponse {
@@ -102,14 +105,14 @@ impl cluster_server::Cluster for Cluster {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
         let MemberUpdateRequest { id, peer_ur_ls } = request;
         let update = MemberChange::Update {
             id: MemberId(id),
             peer_urls: peer_urls(&peer_ur_ls).map_err(status)?,
         };
-        node.require_root(&metadata).await.map_err(status)?;
+        node.require_root(&head).await.map_err(status)?;
         let members = change(node, update).await?;
         Ok(Response::new(MemberUpdateResponse {
             header: Some(node.header_without_revision()),
@@ -121,13 +124,14 @@ impl cluster_server::Cluster for Cluster {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
+        let (head, request) = access::split(request);
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let id = MemberId(request.get_ref().id);
-        let token = access::token(request.metadata());
-        let members = match promote_here(node, token, id).await {
+        node.admit(&head)?;
+        let id = MemberId(request.id);
+        let who = node.identify(&head).await.map_err(status)?;
+        let members = match promote_here(node, &who, id).await {
             // The leader knows how far the learner is.
-            Err(ErrorKind::NotLeader) => forward::promote(node, token, id).await,
+            Err(ErrorKind::NotLeader) => forward::promote(node, access::token(&head), id).await,
             promoted => promoted,
         };
         Ok(Response::new(MemberPromoteResponse {
@@ -137,18 +141,17 @@ impl cluster_server::Cluster for Cluster {
     }
 }
 
-/// Promotes a learner, on the leader, for whoever the token belongs to.
+/// Promotes a learner, on the leader.
 ///
 /// # Errors
 /// Those of [`Node::require_root`], `NotLeader` elsewhere, `MemberNotFound`, `MemberNotLearner`, `LearnerNotReady`,
 /// `NotEnoughStarted`.
 pub async fn promote_here(
     node: &Node,
-    token: Option<&str>,
+    who: &Identity,
     id: MemberId,
 ) -> Result<Vec<etcdserverpb::Member>, ErrorKind> {
-    let who = node.identify_token(token).await?;
-    node.board.auth().require_root(&who)?;
+    node.board.auth().require_root(who)?;
     let promoted = promote(node, id).await;
     match promoted {
         Ok(_) => node.metrics.server_learner_promote_successes.inc(),

@@ -17,10 +17,10 @@ use proto::etcdserverpb::{
 };
 use proto::raw;
 use tokio_stream::Stream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::{blocking, complete, mismatch, status};
+use crate::access::{self, Head};
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -36,13 +36,13 @@ pub struct Kv(pub Node);
 impl kv_server::Kv for Kv {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<raw::RangeResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        admit_read(node, &metadata, request.serializable)?;
+        let (head, request) = access::split(request);
+        admit_read(node, &head, request.serializable)?;
         check::range(&request).map_err(status)?;
         if !request.serializable {
             node.read_barrier().await.map_err(status)?;
         }
-        let who = node.identify(&metadata).await.map_err(status)?;
+        let who = node.identify(&head).await.map_err(status)?;
         let began = Instant::now();
         let options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
@@ -72,14 +72,14 @@ impl kv_server::Kv for Kv {
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let node = self.0.clone();
-        let (metadata, _, request) = request.into_parts();
+        let (head, request) = access::split(request);
         node.refuse_learner()?;
-        node.admit(&metadata)?;
+        node.admit(&head)?;
         check::range_stream(&request).map_err(status)?;
         if !request.serializable {
             node.read_barrier().await.map_err(status)?;
         }
-        let who = node.identify(&metadata).await.map_err(status)?;
+        let who = node.identify(&head).await.map_err(status)?;
         let options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
         let pieces = Pieces::new(node, who, options)?;
@@ -94,11 +94,11 @@ impl kv_server::Kv for Kv {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<raw::PutResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
         node.check_quota(check::put_cost(&request)).await?;
         check::put(&request).map_err(status)?;
-        let who = node.identify(&metadata).await.map_err(status)?;
+        let who = node.identify(&head).await.map_err(status)?;
         match node
             .propose_as(
                 who,
@@ -126,10 +126,10 @@ impl kv_server::Kv for Kv {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<raw::DeleteRangeResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
         check::delete_range(&request).map_err(status)?;
-        let who = node.identify(&metadata).await.map_err(status)?;
+        let who = node.identify(&head).await.map_err(status)?;
         match node
             .propose_as(
                 who,
@@ -154,14 +154,14 @@ impl kv_server::Kv for Kv {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<raw::TxnResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
         node.check_quota(check::txn_cost(&request)).await?;
         check::txn(&request, node.config.max_txn_ops).map_err(status)?;
         let mut response = if check::is_read_only(&request) {
-            read_txn(node, &metadata, request).await?
+            read_txn(node, &head, request).await?
         } else {
-            let who = node.identify(&metadata).await.map_err(status)?;
+            let who = node.identify(&head).await.map_err(status)?;
             match node
                 .propose_as(
                     who,
@@ -189,9 +189,9 @@ impl kv_server::Kv for Kv {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
-        let who = node.require_root(&metadata).await.map_err(status)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
+        let who = node.require_root(&head).await.map_err(status)?;
         let CompactionRequest {
             physical,
             revision: compact_revision,
@@ -220,23 +220,19 @@ impl kv_server::Kv for Kv {
 }
 
 /// What holds for every read: a learner serves serializable ones only.
-fn admit_read(node: &Node, metadata: &MetadataMap, serializable: bool) -> Result<(), Status> {
+fn admit_read(node: &Node, head: &Head, serializable: bool) -> Result<(), Status> {
     match serializable {
-        true => node.admit_on_learner(metadata),
-        false => node.admit(metadata),
+        true => node.admit_on_learner(head),
+        false => node.admit(head),
     }
 }
 
 /// A transaction that only reads, answered from a view.
-async fn read_txn(
-    node: &Node,
-    metadata: &MetadataMap,
-    request: TxnRequest,
-) -> Result<raw::TxnResponse, Status> {
+async fn read_txn(node: &Node, head: &Head, request: TxnRequest) -> Result<raw::TxnResponse, Status> {
     if !check::is_serializable(&request) {
         node.read_barrier().await.map_err(status)?;
     }
-    let who = node.identify(metadata).await.map_err(status)?;
+    let who = node.identify(head).await.map_err(status)?;
     if node.board.auth_enabled() {
         let auth = node.board.auth();
         node.caller(&auth, &who).may_run(&request).map_err(status)?;

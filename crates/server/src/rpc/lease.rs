@@ -13,11 +13,11 @@ use proto::etcdserverpb::{
     LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use tokio_stream::{Stream, StreamExt};
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use types::{ErrorKind, KeyRange, LeaseId};
 
 use super::{mismatch, status};
+use crate::access::{self, Head};
 use crate::forward;
 use crate::node::Node;
 use crate::replies::Done;
@@ -32,10 +32,10 @@ impl lease_server::Lease for Leases {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, mut grant) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, mut grant) = access::split(request);
+        node.admit(&head)?;
         node.check_quota(check::LEASE_COST_BYTES).await?;
-        let who = node.require_user(&metadata).await.map_err(status)?;
+        let who = node.require_user(&head).await.map_err(status)?;
         if grant.id == 0 {
             grant.id = node.new_lease_id().0;
         }
@@ -66,11 +66,12 @@ impl lease_server::Lease for Leases {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        let (head, request) = access::split(request);
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let who = node.require_user(request.metadata()).await.map_err(status)?;
+        node.admit(&head)?;
+        let who = node.require_user(&head).await.map_err(status)?;
         let revoke = InternalRaftRequest {
-            lease_revoke: Some(request.into_inner()),
+            lease_revoke: Some(request),
             ..Default::default()
         };
         let done = node.propose_as(who, revoke).await.map_err(status)?;
@@ -85,9 +86,9 @@ impl lease_server::Lease for Leases {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let (metadata, _, renewals) = request.into_parts();
-        self.0.admit(&metadata)?;
-        let caller = Arc::new((self.0.clone(), metadata));
+        let (head, renewals) = access::split(request);
+        self.0.admit(&head)?;
+        let caller = Arc::new((self.0.clone(), head));
         let answers = renewals.then(move |renewal| {
             let caller = caller.clone();
             async move { keep_alive(&caller.0, &caller.1, renewal?.id).await }
@@ -100,9 +101,9 @@ impl lease_server::Lease for Leases {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, request) = request.into_parts();
-        node.admit(&metadata)?;
-        let who = node.require_user(&metadata).await.map_err(status)?;
+        let (head, request) = access::split(request);
+        node.admit(&head)?;
+        let who = node.require_user(&head).await.map_err(status)?;
         let answer = forward::time_to_live(node, request).await.map_err(status)?;
         // The leader's answer says which keys there are; it may know of more than this member does.
         may_see(node, &who, &answer.keys).map_err(status)?;
@@ -116,9 +117,10 @@ impl lease_server::Lease for Leases {
         &self,
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        let (head, _) = access::split(request);
         let node = &self.0;
-        node.admit(request.metadata())?;
-        let who = node.require_user(request.metadata()).await.map_err(status)?;
+        node.admit(&head)?;
+        let who = node.require_user(&head).await.map_err(status)?;
         let leases = node.lessor.lock().list();
         may_list(node, &who, &leases).map_err(status)?;
         let leases = leases.into_iter().map(|id| LeaseStatus { id: id.0 }).collect();
@@ -130,11 +132,11 @@ impl lease_server::Lease for Leases {
 }
 
 /// Whether the caller may keep the keys of a lease alive, which takes the permission to write them.
-async fn may_renew(node: &Node, metadata: &MetadataMap, id: LeaseId) -> Result<(), ErrorKind> {
+async fn may_renew(node: &Node, head: &Head, id: LeaseId) -> Result<(), ErrorKind> {
     if !node.board.auth_enabled() {
         return Ok(());
     }
-    let who = node.require_user(metadata).await?;
+    let who = node.require_user(head).await?;
     node.caller(&node.board.auth(), &who).may_write_keys_of(id)?;
     node.still_may(&who)
 }
@@ -162,8 +164,8 @@ fn may_list(node: &Node, who: &Identity, leases: &[LeaseId]) -> Result<(), Error
 }
 
 /// One renewal. A lease that is gone, or just going, is answered with TTL 0 and the stream goes on.
-async fn keep_alive(node: &Node, metadata: &MetadataMap, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
-    may_renew(node, metadata, LeaseId(id)).await.map_err(status)?;
+async fn keep_alive(node: &Node, head: &Head, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    may_renew(node, head, LeaseId(id)).await.map_err(status)?;
     let ttl = match forward::renew(node, LeaseId(id)).await {
         Ok(ttl) => ttl,
         Err(ErrorKind::LeaseNotFound) => 0,

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use types::{ErrorKind, MemberId};
 
 use super::{blocking, mismatch, status};
+use crate::access;
 use crate::config::VERSION;
 use crate::corruption;
 use crate::node::Node;
@@ -36,11 +37,11 @@ pub struct Maintenance(pub Node);
 impl maintenance_server::Maintenance for Maintenance {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
         let node = &self.0;
-        let (metadata, _, alarm) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, alarm) = access::split(request);
+        node.admit(&head)?;
         let who = match alarm.action == AlarmAction::Get as i32 {
-            true => node.require_user(&metadata).await,
-            false => node.require_root(&metadata).await,
+            true => node.require_user(&head).await,
+            false => node.require_root(&head).await,
         }
         .map_err(status)?;
         if AlarmAction::try_from(alarm.action).is_err() {
@@ -72,9 +73,10 @@ impl maintenance_server::Maintenance for Maintenance {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let (head, _) = access::split(request);
         let node = &self.0;
-        node.admit_on_learner(request.metadata())?;
-        node.require_user(request.metadata()).await.map_err(status)?;
+        node.admit_on_learner(&head)?;
+        node.require_user(&head).await.map_err(status)?;
         let (raft, replicated) = (node.board.raft(), node.board.replicated());
         let downgrade = replicated.versions.downgrade();
         let mut errors = Vec::new();
@@ -109,9 +111,10 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        let (head, _) = access::split(request);
         let node = self.0.clone();
-        node.admit(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
+        node.admit(&head)?;
+        node.require_root(&head).await.map_err(status)?;
         let started = std::time::Instant::now();
         node.metrics.disk_defrag_inflight.set(1);
         let outcome = blocking({
@@ -131,9 +134,10 @@ impl maintenance_server::Maintenance for Maintenance {
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let (head, _) = access::split(request);
         let node = self.0.clone();
-        node.admit(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
+        node.admit(&head)?;
+        node.require_root(&head).await.map_err(status)?;
         let (header, began) = (Some(node.header(0)), std::time::Instant::now());
         let hash = blocking({
             let node = node.clone();
@@ -156,10 +160,11 @@ impl maintenance_server::Maintenance for Maintenance {
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let (head, request) = access::split(request);
         let node = self.0.clone();
-        node.admit(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
-        let revision = request.get_ref().revision;
+        node.admit(&head)?;
+        node.require_root(&head).await.map_err(status)?;
+        let revision = request.revision;
         let hashed = corruption::own_hash(&node, revision).await;
         let hashed = hashed.map_err(|error| node.range_failed(error))?;
         Ok(Response::new(HashKvResponse {
@@ -176,9 +181,10 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let (head, _) = access::split(request);
         let node = self.0.clone();
-        node.admit_on_learner(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
+        node.admit_on_learner(&head)?;
+        node.require_root(&head).await.map_err(status)?;
         let version = node.storage_version().unwrap_or_default();
         let (pieces, stream) = mpsc::channel(SNAPSHOT_QUEUE);
         tokio::task::spawn_blocking(move || {
@@ -215,10 +221,11 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
+        let (head, request) = access::split(request);
         let node = &self.0;
-        node.admit(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
-        let target = MemberId(request.get_ref().target_id);
+        node.admit(&head)?;
+        node.require_root(&head).await.map_err(status)?;
+        let target = MemberId(request.target_id);
         node.transfer_leader(target).await.map_err(status)?;
         Ok(Response::new(MoveLeaderResponse::default()))
     }
@@ -227,10 +234,11 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
+        let (head, request) = access::split(request);
         let node = &self.0;
-        node.admit(request.metadata())?;
-        node.require_root(request.metadata()).await.map_err(status)?;
-        let DowngradeRequest { action, version } = request.into_inner();
+        node.admit(&head)?;
+        node.require_root(&head).await.map_err(status)?;
+        let DowngradeRequest { action, version } = request;
         let version = versions::downgrade(node, action, &version)
             .await
             .map_err(status)?;

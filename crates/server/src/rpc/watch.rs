@@ -10,12 +10,12 @@ use grpc::hot::etcdserverpb::watch_server;
 use proto::etcdserverpb::WatchRequest;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use tokio_stream::Stream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use types::ErrorKind;
 use watch::{Create, Frame, Frames};
 
 use super::status;
+use crate::access::{self, Head};
 use crate::loops::watch::{self as feed, Counted, OpenStream};
 use crate::node::Node;
 
@@ -28,10 +28,10 @@ impl watch_server::Watch for Watches {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Answers>, Status> {
         let node = self.0.clone();
-        let (metadata, _, requests) = request.into_parts();
-        node.admit(&metadata)?;
+        let (head, requests) = access::split(request);
+        node.admit(&head)?;
         let (stream, frames, counted) = node.watches.open();
-        tokio::spawn(forward(node, stream, metadata, requests));
+        tokio::spawn(forward(node, stream, head, requests));
         Ok(Response::new(Answers {
             frames,
             _counted: counted,
@@ -41,12 +41,7 @@ impl watch_server::Watch for Watches {
 
 /// Takes the client's requests to the hub until the client has no more or the stream has ended. The
 /// end of the requests does not end the watchers. Permission is asked for once, when a watcher is made.
-async fn forward(
-    node: Node,
-    stream: OpenStream,
-    metadata: MetadataMap,
-    mut requests: Streaming<WatchRequest>,
-) {
+async fn forward(node: Node, stream: OpenStream, head: Head, mut requests: Streaming<WatchRequest>) {
     while let Ok(Some(request)) = requests.message().await {
         if !stream.outbox.room().await {
             return;
@@ -54,7 +49,7 @@ async fn forward(
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
                 let create = Create::from(create);
-                stream.tell(match may_watch(&node, &metadata, &create).await {
+                stream.tell(match may_watch(&node, &head, &create).await {
                     Ok(()) => feed::Request::Create(stream.id, create, node.mvcc.current()),
                     Err(error) => feed::Request::Refuse(stream.id, error),
                 });
@@ -69,11 +64,11 @@ async fn forward(
 }
 
 /// Whether the caller may watch this range. A start that can't be is the hub's to refuse, and that comes first.
-async fn may_watch(node: &Node, metadata: &MetadataMap, create: &Create) -> Result<(), ErrorKind> {
+async fn may_watch(node: &Node, head: &Head, create: &Create) -> Result<(), ErrorKind> {
     if create.start_revision < 0 {
         return Ok(());
     }
-    let who = node.identify(metadata).await?;
+    let who = node.identify(head).await?;
     node.may_read(&who, &create.range)
 }
 
