@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer as it came, its body freed of chunking.
@@ -29,10 +29,21 @@ impl Response {
 
 /// Sends one request and reads the answer to its end.
 pub async fn request(at: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<Response> {
-    let mut stream = TcpStream::connect(at).await?;
+    exchange(TcpStream::connect(at).await?, at, method, path, "", body).await
+}
+
+/// The same on a connection that is there, with more header lines.
+pub async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> io::Result<Response> {
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();

@@ -2,8 +2,10 @@
 //!
 //! Every `bytes` field is a [`bytes::Bytes`]: decoding slices the received buffer and copies
 //! nothing. Services are not generated here but in crate `grpc`, so that the core can use the
-//! messages without a network stack.
+//! messages without a network stack. [`RPCS`] names every call of every service, such as `etcdserverpb.KV/Range`, for
+//! tests that must not miss one.
 
 #![allow(missing_docs, clippy::all, rustdoc::all)]
 
 include!(concat!(env!("OUT_DIR"), "/messages.rs"));
+include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
