@@ -170,6 +170,7 @@ pub fn range_options(request: &RangeRequest) -> RangeOptions {
         max_mod: request.max_mod_revision,
         min_create: request.min_create_revision,
         max_create: request.max_create_revision,
+        max_bytes: u64::MAX,
     }
 }
 

@@ -628,6 +628,7 @@ fn every_field_of_a_range_request_reaches_the_store() {
         max_mod: 4,
         min_create: 5,
         max_create: 6,
+        max_bytes: u64::MAX,
     };
     assert_eq!(machine::range_options(&request), options);
 }

@@ -226,7 +226,9 @@ impl WriteTxn<'_> {
         match self.reader(self.revision()).values(&[rev], Wait::Yes, &mut out) {
             Ok(()) => out.pop().ok_or(ReadError::Gone(rev)),
             Err(RangeError::Read(err)) => Err(err),
-            Err(RangeError::Compacted | RangeError::FutureRev) => Err(ReadError::Gone(rev)),
+            Err(RangeError::Compacted | RangeError::FutureRev | RangeError::Heavy(_)) => {
+                Err(ReadError::Gone(rev))
+            }
         }
     }
 

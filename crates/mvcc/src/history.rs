@@ -68,7 +68,7 @@ impl Mvcc {
         };
         match read() {
             Ok(kv) => Ok(kv),
-            Err(RangeError::Compacted | RangeError::FutureRev) => Ok(None),
+            Err(RangeError::Compacted | RangeError::FutureRev | RangeError::Heavy(_)) => Ok(None),
             Err(RangeError::Read(err)) => Err(err),
         }
     }

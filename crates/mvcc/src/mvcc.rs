@@ -124,6 +124,13 @@ impl Mvcc {
         }
     }
 
+    /// What a range would have in memory, in bytes; of what could not be read, nothing.
+    pub fn weigh(self: &Arc<Self>, options: &RangeOptions) -> u64 {
+        let view = self.view();
+        let at = options.at(view.rev, self.compacted());
+        at.and_then(|at| view.reader(at).weigh(options)).unwrap_or(0)
+    }
+
     /// Whether the change of `key` at `rev` is still part of the history. What is not may be
     /// dropped from the store: no reader asks for it any more.
     ///

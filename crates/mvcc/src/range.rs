@@ -16,6 +16,9 @@ use crate::{Batch, Cursor, KeyIndex, KeyMeta, KeyParts, KvFields, KvRef, Mvcc, R
 /// than about its own fsync for a large range.
 pub(crate) const SLICE_KEYS: usize = 1024;
 
+/// Keys whose values are read before it is known what they weigh.
+const FEW_KEYS: usize = 16;
+
 /// Which way to sort.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SortOrder {
@@ -69,6 +72,8 @@ pub struct RangeOptions {
     pub min_create: i64,
     /// Largest create revision to return.
     pub max_create: i64,
+    /// The answer must not weigh more bytes than this, see [`RangeError::Heavy`].
+    pub max_bytes: u64,
 }
 
 impl RangeOptions {
@@ -86,6 +91,7 @@ impl RangeOptions {
             max_mod: 0,
             min_create: 0,
             max_create: 0,
+            max_bytes: u64::MAX,
         }
     }
 
@@ -154,6 +160,9 @@ pub enum RangeError {
     /// The revision is compacted, perhaps just now.
     #[error("the revision is compacted")]
     Compacted,
+    /// It would weigh so much, which is more than it may. It is not kept in memory.
+    #[error("the answer weighs {0} bytes")]
+    Heavy(u64),
     /// A value could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -165,7 +174,7 @@ impl RangeError {
         match self {
             RangeError::FutureRev => Some(ErrorKind::FutureRev),
             RangeError::Compacted => Some(ErrorKind::Compacted),
-            RangeError::Read(_) => None,
+            RangeError::Heavy(_) | RangeError::Read(_) => None,
         }
     }
 }
@@ -217,7 +226,7 @@ impl Reader<'_> {
             result.count = self.gather(options, &mut cursor, &mut gathered)?;
             result.kvs = match options.target {
                 SortTarget::Value => {
-                    let mut kvs = self.fetch(&gathered, wait)?;
+                    let mut kvs = self.fetch_within(options.max_bytes, &gathered, wait)?;
                     sort_by_value(&mut kvs, options.order)?;
                     result.more = cut(&mut kvs, options.limit);
                     if options.keys_only {
@@ -228,12 +237,56 @@ impl Reader<'_> {
                 target => {
                     gathered.sort(target, options.order);
                     result.more = cut(&mut gathered.found, options.limit);
-                    self.fetch(&gathered, wait)?
+                    self.fetch_within(options.max_bytes, &gathered, wait)?
                 }
             };
         }
         result.count += self.count(&options.range, &mut cursor)?;
         Ok(result)
+    }
+
+    /// What [`range`](Self::range) would have in memory, in bytes.
+    pub fn weigh(&self, options: &RangeOptions) -> Result<u64, RangeError> {
+        let mut gathered = Gathered::new(options);
+        self.gather(options, &mut Cursor::default(), &mut gathered)?;
+        if options.target != SortTarget::Value {
+            cut(&mut gathered.found, options.limit);
+        }
+        self.weight(&gathered)
+    }
+
+    /// [`fetch`](Self::fetch), if that is not more than so many bytes. Only a few values are read to learn what they
+    /// weigh: that costs less than to look them up twice.
+    fn fetch_within(
+        &self,
+        max_bytes: u64,
+        gathered: &Gathered,
+        wait: Wait,
+    ) -> Result<Vec<Bytes>, RangeError> {
+        let within = |weight| match weight > max_bytes {
+            true => Err(RangeError::Heavy(weight)),
+            false => Ok(()),
+        };
+        if max_bytes < u64::MAX && gathered.found.len() > FEW_KEYS {
+            within(self.weight(gathered)?)?;
+        }
+        let kvs = self.fetch(gathered, wait)?;
+        within(kvs.iter().map(|kv| kv.len() as u64).sum())?;
+        Ok(kvs)
+    }
+
+    /// Bytes of the answer and of what it is made from.
+    fn weight(&self, gathered: &Gathered) -> Result<u64, RangeError> {
+        let keys = gathered.keys.len() + gathered.found.len() * (size_of::<Found>() + size_of::<Bytes>());
+        if gathered.wants_keys {
+            return Ok(keys as u64);
+        }
+        let mut weight = keys as u64;
+        for slice in gathered.found.chunks(SLICE_KEYS) {
+            let revs: Vec<_> = slice.iter().map(|found| found.meta.mod_rev).collect();
+            weight += self.mvcc.values.weigh(&revs).map_err(|err| self.explain(err))?;
+        }
+        Ok(weight)
     }
 
     /// The next `limit` keys in key order.

@@ -41,6 +41,9 @@ pub trait Values: Send + Sync {
     /// `out` may hold some of them.
     fn get_many(&self, revs: &[Revision], wait: Wait, out: &mut Vec<Bytes>) -> Result<(), ReadError>;
 
+    /// About how many bytes [`get_many`](Self::get_many) would append. Does not wait for the disk.
+    fn weigh(&self, revs: &[Revision]) -> Result<u64, ReadError>;
+
     /// Appends changes in revision order, beginning at `from` and not beyond the transaction
     /// `upto_main`, until about `max_bytes` of records are in `out` (at least one change, if there
     /// is one). Returns where to go on, or nothing when `upto_main` is reached. May wait for the
@@ -84,6 +87,12 @@ impl Values for MemoryValues {
             out.push(changes.get(rev).ok_or(ReadError::Gone(*rev))?.kv.clone());
         }
         Ok(())
+    }
+
+    fn weigh(&self, revs: &[Revision]) -> Result<u64, ReadError> {
+        let mut kvs = Vec::new();
+        self.get_many(revs, Wait::No, &mut kvs)?;
+        Ok(kvs.iter().map(|kv| kv.len() as u64).sum())
     }
 
     fn scan(

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod access;
+pub mod answers;
 pub mod ask;
 pub mod board;
 pub mod bootstrap;

@@ -23,6 +23,7 @@ use tonic::Status;
 use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId, Term};
 
 use crate::access::Head;
+use crate::answers::Answers;
 use crate::board::Board;
 use crate::config::Config;
 use crate::go;
@@ -59,6 +60,8 @@ pub struct Inner {
     pub tokens: Arc<Mutex<Tokens>>,
     /// Where passwords are hashed.
     pub passwords: Passwords,
+    /// Memory for what is sent to clients.
+    pub answers: Answers,
     /// Those who wait for the outcome of a proposal.
     pub replies: Arc<Replies>,
     /// The member, to propose to.

@@ -15,6 +15,7 @@ use store::Store;
 use thiserror::Error;
 use tokio::runtime::Handle;
 
+use crate::answers::Answers;
 use crate::board::Board;
 use crate::bootstrap::Beginning;
 use crate::config::{Config, Gate, VERSION};
@@ -289,6 +290,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
     };
     let range_durations =
         ["false", "true"].map(|success| metrics.server_range_duration_seconds.with(&[success]));
+    let answers = Answers::new(config.request_timeout());
     let node = Node::new(Inner {
         config,
         id,
@@ -299,6 +301,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         lessor,
         tokens,
         passwords,
+        answers,
         replies,
         member,
         peers,

@@ -32,6 +32,20 @@ impl Values for Store {
         read_places(&places, wait, |i, record| out[at[i]] = record.slice(HEADER_LEN..))
     }
 
+    fn weigh(&self, revs: &[Revision]) -> Result<u64, ReadError> {
+        let mut weight = 0;
+        for revs in revs.chunks(LOOKUP_CHUNK) {
+            let (mut here, mut wanted) = (vec![Bytes::new(); revs.len()], Vec::new());
+            self.look_up(revs, 0, &mut here, &mut wanted)?;
+            weight += here.iter().map(|kv| kv.len() as u64).sum::<u64>();
+            weight += wanted
+                .iter()
+                .map(|(place, _)| place.bytes.end - place.bytes.start)
+                .sum::<u64>();
+        }
+        Ok(weight)
+    }
+
     fn scan(
         &self,
         from: Revision,

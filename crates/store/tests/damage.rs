@@ -419,6 +419,11 @@ fn reads_that_may_not_wait_go_to_memory_only() {
     disk.set_cold(true);
     assert_eq!(get(last, Wait::No), Ok(last.kv.clone()));
     assert_eq!(get(first, Wait::No), Err(ReadError::WouldBlock));
+    let weight = world.store.weigh(&[first.rev, last.rev]).unwrap();
+    assert!(
+        weight >= (first.kv.len() + last.kv.len()) as u64,
+        "known without a look at the disk"
+    );
     assert_eq!(get(first, Wait::Yes), Ok(first.kv.clone()));
     disk.set_cold(false);
     assert_eq!(get(first, Wait::No), Ok(first.kv.clone()));

@@ -28,6 +28,10 @@ impl Values for Hooked {
         self.values.get_many(revs, wait, out)
     }
 
+    fn weigh(&self, revs: &[Revision]) -> Result<u64, ReadError> {
+        self.values.weigh(revs)
+    }
+
     fn scan(
         &self,
         from: Revision,

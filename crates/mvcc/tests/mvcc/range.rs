@@ -255,6 +255,26 @@ proptest! {
     }
 
     #[test]
+    fn a_range_is_answered_if_it_weighs_no_more_than_it_may(
+        transactions in proptest::collection::vec(proptest::collection::vec(write(), 1..4), 0..40),
+        options in options(),
+    ) {
+        let (mut store, mut history) = (Store::new(), History::new());
+        run(&transactions, &mut store, &mut history);
+        let answer = store.mvcc.range(&options, Wait::Yes);
+        let within = |max_bytes| store.mvcc.range(&RangeOptions { max_bytes, ..options.clone() }, Wait::Yes);
+        if let Ok(found) = &answer {
+            let bytes = found.kvs.iter().map(|kv| kv.len() as u64).sum();
+            let weight = store.mvcc.weigh(&options);
+            prop_assert!(weight >= bytes);
+            prop_assert_eq!(within(weight), answer);
+            if bytes > 0 {
+                prop_assert!(matches!(within(bytes - 1), Err(RangeError::Heavy(weight)) if weight >= bytes));
+            }
+        }
+    }
+
+    #[test]
     fn chunks_together_are_the_range(
         transactions in proptest::collection::vec(proptest::collection::vec(write(), 1..4), 0..40),
         range in range(), limit in 1..9usize, keys_only: bool,

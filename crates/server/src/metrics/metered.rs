@@ -19,6 +19,7 @@ use hyper::service::Service;
 use super::Metrics;
 use super::grpc::{CANCELED, CODES, Method, UNKNOWN};
 use super::kinds::Counter;
+use crate::answers::{Room, hold};
 use crate::listen::{Debt, Debts};
 
 /// Counts the calls of one connection; what it wraps does the work.
@@ -125,7 +126,7 @@ where
             body,
             frames: Frames::default(),
             end: End::Request(method),
-            owed: Owed::new(debts.clone()),
+            owed: Owed::new(debts.clone(), None),
         });
         Answering {
             inner: self.inner.call(request),
@@ -149,13 +150,14 @@ where
     type Output = Result<Response<MeteredBody<A>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(Pin::new(&mut self.inner).poll(cx))?;
+        let mut response = ready!(Pin::new(&mut self.inner).poll(cx))?;
         let mut call = self.call.take().expect("polled once after it was ready");
         // An answer without messages has its status in the headers.
         if let Some(code) = status(response.headers()) {
             call.end(code);
         }
-        let mut owed = Owed::new(self.debts.take());
+        let room = response.extensions_mut().remove();
+        let mut owed = Owed::new(self.debts.take(), room);
         owed.due(0);
         Poll::Ready(Ok(response.map(|body| MeteredBody {
             body,
@@ -218,11 +220,17 @@ pub struct MeteredBody<B> {
 struct Owed {
     debts: Option<Debts>,
     debt: Option<Debt>,
+    /// What the answer takes up.
+    room: Option<Room>,
 }
 
 impl Owed {
-    fn new(debts: Option<Debts>) -> Self {
-        Owed { debts, debt: None }
+    fn new(debts: Option<Debts>, room: Option<Room>) -> Self {
+        Owed {
+            debts,
+            debt: None,
+            room,
+        }
     }
 
     fn due(&mut self, bytes: usize) {
@@ -230,26 +238,42 @@ impl Owed {
     }
 
     /// Of a request: it is one message, to be sent in the time that begins when it is waited for.
-    fn wait_for_request<T>(&mut self, frame: &Poll<T>) {
+    fn wait_for_request<T>(&mut self, frame: Poll<T>) -> Poll<T> {
         if frame.is_pending() && self.debt.is_none() {
             self.due(0);
         }
+        frame
     }
 
-    /// Of an answer: nothing as long as this side has nothing to say, and then to take it.
-    fn offer<E>(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, E>>>) {
-        match frame {
-            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
-                Some(data) if data.len() >= WORTH_COUNTING || self.debt.is_none() => self.due(data.len()),
-                _ => {}
-            },
-            _ => self.debt = None,
-        }
+    /// Of an answer: nothing as long as this side has nothing to say, and then to take it. Much of it is held until it
+    /// is taken.
+    fn offer<E>(
+        &mut self,
+        frame: Poll<Option<Result<Frame<Bytes>, E>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        let Poll::Ready(Some(Ok(frame))) = frame else {
+            self.debt = None;
+            return frame;
+        };
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        let frame = match length {
+            ..HELD_BYTES => {
+                if self.debt.is_none() {
+                    self.due(length);
+                }
+                frame
+            }
+            _ => {
+                self.due(length);
+                frame.map_data(|data| hold(data, self.room.clone(), self.debt.take()))
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
-/// Bytes of an answer for which its time is counted anew.
-const WORTH_COUNTING: usize = 4096;
+/// Bytes of an answer that are looked after until they are taken.
+const HELD_BYTES: usize = 4096;
 
 /// Which body it is.
 enum End {
@@ -267,10 +291,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for MeteredBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        match &this.end {
-            End::Request(_) => this.owed.wait_for_request(&frame),
-            End::Answer(_) => this.owed.offer(&frame),
-        }
+        let frame = match &this.end {
+            End::Request(_) => this.owed.wait_for_request(frame),
+            End::Answer(_) => this.owed.offer(frame),
+        };
         let frame = ready!(frame);
         match (&mut this.end, &frame) {
             (End::Request(method), Some(Ok(frame))) => {

@@ -10,7 +10,7 @@ use auth::Identity;
 use bytes::Bytes;
 use grpc::hot::etcdserverpb::kv_server;
 use machine::{Outcome, check};
-use mvcc::{Cursor, RangeError, RangeOptions, ReadError, View, Wait};
+use mvcc::{Cursor, RangeError, RangeOptions, RangeResult, ReadError, View, Wait};
 use proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
     TxnRequest,
@@ -18,9 +18,11 @@ use proto::etcdserverpb::{
 use proto::raw;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+use types::KeyRange;
 
 use super::{blocking, complete, mismatch, status};
 use crate::access::{self, Head};
+use crate::answers::{Room, UNCOUNTED};
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -44,25 +46,28 @@ impl kv_server::Kv for Kv {
         }
         let who = node.identify(&head).await.map_err(status)?;
         let began = Instant::now();
-        let options = machine::range_options(&request);
+        let mut options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
-        let found = match node.mvcc.range(&options, Wait::No) {
-            Err(RangeError::Read(ReadError::WouldBlock)) => {
-                let mvcc = node.mvcc.clone();
-                blocking(move || mvcc.range(&options, Wait::Yes)).await?
+        options.max_bytes = UNCOUNTED;
+        let (found, room) = loop {
+            // Weighed anew if it has grown while it waited for room.
+            let room = room(node, options.max_bytes).await?;
+            match range(node, &options).await? {
+                Err(RangeError::Heavy(weight)) => options.max_bytes = weight,
+                found => break (found, room),
             }
-            found => found,
         };
         node.measure_range(began.elapsed(), found.is_ok());
         node.still_may(&who).map_err(status)?;
         let found = found.map_err(|error| node.range_failed(error))?;
         node.metrics.mvcc_range_total.inc();
-        Ok(Response::new(raw::RangeResponse {
+        let answer = raw::RangeResponse {
             header: Some(node.header(found.revision)),
             kvs: found.kvs,
             more: found.more,
             count: found.count,
-        }))
+        };
+        Ok(in_room(answer, room))
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<raw::RangeStreamResponse, Status>> + Send>>;
@@ -82,6 +87,8 @@ impl kv_server::Kv for Kv {
         let who = node.identify(&head).await.map_err(status)?;
         let options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
+        // It has one message at a time in memory.
+        let room = room(&node, 2 * node.config.max_request_bytes as u64).await?;
         let pieces = Pieces::new(node, who, options)?;
         let stream = futures_util::stream::try_unfold(Some(pieces), |pieces| async move {
             match pieces {
@@ -89,7 +96,8 @@ impl kv_server::Kv for Kv {
                 None => Ok(None),
             }
         });
-        Ok(Response::new(Box::pin(stream)))
+        let stream: Self::RangeStreamStream = Box::pin(stream);
+        Ok(in_room(stream, room))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<raw::PutResponse>, Status> {
@@ -130,6 +138,7 @@ impl kv_server::Kv for Kv {
         node.admit(&head)?;
         check::delete_range(&request).map_err(status)?;
         let who = node.identify(&head).await.map_err(status)?;
+        let room = room_for_deletion(node, &who, &request).await?;
         match node
             .propose_as(
                 who,
@@ -145,7 +154,7 @@ impl kv_server::Kv for Kv {
                 ..
             }) => {
                 complete(&mut response.header, node);
-                Ok(Response::new(response))
+                Ok(in_room(response, room))
             }
             Ok(other) => Err(mismatch(other)),
             Err(error) => Err(status(error)),
@@ -158,10 +167,11 @@ impl kv_server::Kv for Kv {
         node.admit(&head)?;
         node.check_quota(check::txn_cost(&request)).await?;
         check::txn(&request, node.config.max_txn_ops).map_err(status)?;
-        let mut response = if check::is_read_only(&request) {
+        let (mut response, room) = if check::is_read_only(&request) {
             read_txn(node, &head, request).await?
         } else {
             let who = node.identify(&head).await.map_err(status)?;
+            let room = room_for_txn(node, &who, &request).await?;
             match node
                 .propose_as(
                     who,
@@ -175,13 +185,13 @@ impl kv_server::Kv for Kv {
                 Ok(Done {
                     outcome: Outcome::Txn(response),
                     ..
-                }) => response,
+                }) => (response, room),
                 Ok(other) => return Err(mismatch(other)),
                 Err(error) => return Err(status(error)),
             }
         };
         complete(&mut response.header, node);
-        Ok(Response::new(response))
+        Ok(in_room(response, room))
     }
 
     async fn compact(
@@ -219,6 +229,56 @@ impl kv_server::Kv for Kv {
     }
 }
 
+/// Reads a range, where it delays nobody else.
+async fn range(node: &Node, options: &RangeOptions) -> Result<Result<RangeResult, RangeError>, Status> {
+    match node.mvcc.range(options, Wait::No) {
+        Err(RangeError::Read(ReadError::WouldBlock)) => {
+            let (mvcc, options) = (node.mvcc.clone(), options.clone());
+            blocking(move || mvcc.range(&options, Wait::Yes)).await
+        }
+        found => Ok(found),
+    }
+}
+
+/// Room for an answer.
+async fn room(node: &Node, weight: u64) -> Result<Option<Room>, Status> {
+    node.answers.room(weight).await.map_err(status)
+}
+
+/// Room for what a transaction returns. One that will be refused needs none.
+async fn room_for_txn(node: &Node, who: &Identity, request: &TxnRequest) -> Result<Option<Room>, Status> {
+    let may_run = {
+        let auth = node.board.auth();
+        !node.board.auth_enabled() || node.caller(&auth, who).may_run(request).is_ok()
+    };
+    match may_run {
+        true => room(node, machine::read::weigh_txn(&node.mvcc, request)).await,
+        false => Ok(None),
+    }
+}
+
+/// Room for what a deletion returns.
+async fn room_for_deletion(
+    node: &Node,
+    who: &Identity,
+    request: &DeleteRangeRequest,
+) -> Result<Option<Room>, Status> {
+    let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
+    match node.may_read(who, &range) {
+        Ok(()) => room(node, machine::read::weigh_delete(&node.mvcc, request)).await,
+        Err(_) => Ok(None),
+    }
+}
+
+/// An answer that takes up its room until it is sent.
+fn in_room<T>(answer: T, room: Option<Room>) -> Response<T> {
+    let mut response = Response::new(answer);
+    if let Some(room) = room {
+        response.extensions_mut().insert(room);
+    }
+    response
+}
+
 /// What holds for every read: a learner serves serializable ones only.
 fn admit_read(node: &Node, head: &Head, serializable: bool) -> Result<(), Status> {
     match serializable {
@@ -228,7 +288,11 @@ fn admit_read(node: &Node, head: &Head, serializable: bool) -> Result<(), Status
 }
 
 /// A transaction that only reads, answered from a view.
-async fn read_txn(node: &Node, head: &Head, request: TxnRequest) -> Result<raw::TxnResponse, Status> {
+async fn read_txn(
+    node: &Node,
+    head: &Head,
+    request: TxnRequest,
+) -> Result<(raw::TxnResponse, Option<Room>), Status> {
     if !check::is_serializable(&request) {
         node.read_barrier().await.map_err(status)?;
     }
@@ -237,6 +301,7 @@ async fn read_txn(node: &Node, head: &Head, request: TxnRequest) -> Result<raw::
         let auth = node.board.auth();
         node.caller(&auth, &who).may_run(&request).map_err(status)?;
     }
+    let room = room_for_txn(node, &who, &request).await?;
     let answer = match machine::read::txn(&node.mvcc, &request, Wait::No) {
         Err(RangeError::Read(ReadError::WouldBlock)) => {
             let mvcc = node.mvcc.clone();
@@ -245,7 +310,8 @@ async fn read_txn(node: &Node, head: &Head, request: TxnRequest) -> Result<raw::
         answer => answer,
     };
     node.still_may(&who).map_err(status)?;
-    answer.map_err(|error| node.range_failed(error))
+    let answer = answer.map_err(|error| node.range_failed(error))?;
+    Ok((answer, room))
 }
 
 /// A range in pieces, pinned to one revision.

@@ -1,0 +1,211 @@
+//! Memory for answers.
+//!
+//! How much of the store an answer holds is up to the client that asks, and how long it holds that, too: the answer is
+//! in memory until the client has taken it. So everything beyond some kilobytes takes up room here first, by its
+//! weight, and gives it back with its last byte. If there is none it waits in line, and is told to come again when
+//! that takes too long or the line is.
+//!
+//! Single values and short lists have room of their own, so that they do not wait behind those who read all there is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use types::ErrorKind;
+
+use crate::listen::Debt;
+
+/// Bytes of an answer that are not counted: 64 MiB for a connection that leaves every answer that its streams can hold.
+pub const UNCOUNTED: u64 = 4 << 10;
+
+/// Bytes of answers of moderate size that may be in memory together.
+const MODERATE_TOTAL: u64 = 128 << 20;
+
+/// The most bytes of one of them: a value of any size that a request may have is below.
+const MODERATE: u64 = 2 << 20;
+
+/// Bytes of larger answers that may be in memory together. One that is larger than this is alone.
+const LARGE_TOTAL: u64 = 384 << 20;
+
+/// Answers of each kind that may wait for room.
+const WAITING_MAX: usize = 1024;
+
+/// An answer is in memory twice: as it was read, and as it is sent.
+const COPIES: u64 = 2;
+
+/// A permit's bytes.
+const UNIT: u64 = 4 << 10;
+
+/// The room there is.
+pub struct Answers {
+    moderate: Hall,
+    large: Hall,
+    patience: Duration,
+}
+
+impl Answers {
+    /// All of it. Who waits for a part of it does so for as long as `patience`.
+    pub fn new(patience: Duration) -> Self {
+        Self::with_bytes(MODERATE_TOTAL, LARGE_TOTAL, patience)
+    }
+
+    fn with_bytes(moderate: u64, large: u64, patience: Duration) -> Self {
+        Answers {
+            moderate: Hall::new(moderate),
+            large: Hall::new(large),
+            patience,
+        }
+    }
+
+    /// Room for an answer of this weight.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, if there is none for too long.
+    pub async fn room(&self, weight: u64) -> Result<Option<Room>, ErrorKind> {
+        if weight <= UNCOUNTED {
+            return Ok(None);
+        }
+        let hall = match weight <= MODERATE {
+            true => &self.moderate,
+            false => &self.large,
+        };
+        let permit = hall.enter(weight, self.patience).await;
+        let permit = permit.ok_or(ErrorKind::TooManyRequests)?;
+        Ok(Some(Room {
+            _permit: Arc::new(permit),
+        }))
+    }
+}
+
+/// Room for answers of one kind.
+struct Hall {
+    units: Arc<Semaphore>,
+    units_max: u32,
+    line: Semaphore,
+}
+
+impl Hall {
+    fn new(bytes: u64) -> Self {
+        let units_max = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        Hall {
+            units: Arc::new(Semaphore::new(units_max as usize)),
+            units_max,
+            line: Semaphore::new(WAITING_MAX),
+        }
+    }
+
+    async fn enter(&self, weight: u64, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        let units = weight.saturating_mul(COPIES).div_ceil(UNIT);
+        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.units_max);
+        let all = || Arc::clone(&self.units);
+        if let Ok(permit) = all().try_acquire_many_owned(units) {
+            return Some(permit);
+        }
+        let _place = self.line.try_acquire().ok()?;
+        timeout(patience, all().acquire_many_owned(units))
+            .await
+            .ok()?
+            .ok()
+    }
+}
+
+/// Room that an answer takes up: an extension of the response, and then of the bytes that are sent.
+#[derive(Clone)]
+pub struct Room {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Bytes on their way to a client, with what goes when they have gone.
+struct Held {
+    bytes: Bytes,
+    _room: Option<Room>,
+    _debt: Option<Debt>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The same bytes; room and debt last as long as they do.
+pub fn hold(bytes: Bytes, room: Option<Room>, debt: Option<Debt>) -> Bytes {
+    match (&room, &debt) {
+        (None, None) => bytes,
+        _ => Bytes::from_owner(Held {
+            bytes,
+            _room: room,
+            _debt: debt,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(7);
+    const MIB: u64 = 1 << 20;
+
+    fn small() -> Answers {
+        Answers::with_bytes(8 * MIB, 16 * MIB, PATIENCE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_until_the_last_byte_of_another_has_gone() {
+        let answers = Arc::new(small());
+        let room = answers.room(6 * MIB).await.unwrap();
+        let mut sent = hold(Bytes::from_static(b"some bytes"), room, None);
+        let second = tokio::spawn({
+            let answers = Arc::clone(&answers);
+            async move { answers.room(3 * MIB).await.is_ok() }
+        });
+        tokio::task::yield_now().await;
+        let rest = sent.split_off(4);
+        drop(sent);
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(rest);
+        assert!(second.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_leave_room_for_moderate_ones_and_those_for_small_ones() {
+        let answers = small();
+        let _large = answers.room(100 * MIB).await.unwrap();
+        let moderate = [MIB, MIB, MIB, MIB].map(|bytes| answers.room(bytes));
+        let moderate = futures_util::future::join_all(moderate).await;
+        assert!(moderate.iter().all(Result::is_ok));
+        assert!(answers.room(UNCOUNTED).await.is_ok());
+        for weight in [MIB, 3 * MIB] {
+            let refusal = answers.room(weight).await.err();
+            assert_eq!(refusal, Some(ErrorKind::TooManyRequests));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_line_has_an_end() {
+        let answers = Arc::new(small());
+        let _all = answers.room(100 * MIB).await.unwrap();
+        let waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|_| {
+                let answers = Arc::clone(&answers);
+                tokio::spawn(async move { answers.room(3 * MIB).await.err() })
+            })
+            .collect();
+        while answers.large.line.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let since = tokio::time::Instant::now();
+        assert_eq!(
+            answers.room(3 * MIB).await.err(),
+            Some(ErrorKind::TooManyRequests)
+        );
+        assert_eq!(since.elapsed(), Duration::ZERO, "it was told at once");
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap(), Some(ErrorKind::TooManyRequests));
+        }
+    }
+}
