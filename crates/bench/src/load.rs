@@ -23,20 +23,7 @@ impl Clients {
     pub async fn connect(endpoints: &[String], conns: usize, callers: usize) -> Result<Self, Failure> {
         let mut channels = Vec::new();
         for number in 0..conns.max(1) {
-            let url = &endpoints[number % endpoints.len()];
-            let url = if url.contains("://") {
-                url.clone()
-            } else {
-                format!("http://{url}")
-            };
-            let channel = Endpoint::from_shared(url.clone())?
-                .tcp_nodelay(true)
-                .connect()
-                .await;
-            channels.push(
-                channel
-                    .map_err(|error| format!("cannot connect to {url}: {error}; is etcd running there?"))?,
-            );
+            channels.push(open(&endpoints[number % endpoints.len()]).await?);
         }
         Ok(Clients {
             channels,
@@ -53,6 +40,19 @@ impl Clients {
     pub fn callers(&self) -> usize {
         self.callers
     }
+}
+
+/// Opens a connection.
+pub async fn open(url: &str) -> Result<Channel, Failure> {
+    let url = match url.contains("://") {
+        true => url.to_owned(),
+        false => format!("http://{url}"),
+    };
+    let channel = Endpoint::from_shared(url.clone())?
+        .tcp_nodelay(true)
+        .connect()
+        .await;
+    Ok(channel.map_err(|error| format!("cannot connect to {url}: {error}; is etcd running there?"))?)
 }
 
 /// How a load is run and observed.

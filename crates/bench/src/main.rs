@@ -7,10 +7,12 @@
 // A load generator lives by the clock.
 #![allow(clippy::disallowed_methods)]
 
+mod abuse;
 mod gap;
 mod load;
 mod process;
 mod report;
+mod wire;
 mod workload;
 
 use std::process::ExitCode;
@@ -164,6 +166,8 @@ enum Command {
         #[arg(long, default_value = "KILL")]
         signal: String,
     },
+    /// Is rude to a server of this machine in every way we know, and shows what that costs a client that writes.
+    Abuse(abuse::Plan),
     /// Renews one lease per caller.
     LeaseKeepalive {
         /// Renewals in all.
@@ -270,6 +274,7 @@ async fn run(options: Options) -> Result<(), Failure> {
             workload::watch(&load, &clients, plan).await
         }
         Command::WriteGap { signal } => gap::run(&clients, &target.endpoints, &signal).await,
+        Command::Abuse(plan) => abuse::run(&clients, &target.endpoints[0], target.server_pid, plan).await,
         Command::LeaseKeepalive { total } => workload::lease_keepalive(&load, &clients, total).await,
     }
 }

@@ -60,7 +60,7 @@ impl Measured {
 }
 
 /// The value below which `percent` of the sorted values lie.
-fn percentile(sorted: &[Duration], percent: f64) -> Duration {
+pub fn percentile(sorted: &[Duration], percent: f64) -> Duration {
     let rank = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
