@@ -190,7 +190,7 @@ impl Hub {
         let Some(to) = self.streams.get_mut(&stream) else {
             return;
         };
-        let id = match to.admit(&request) {
+        let id = match to.admit(&request, self.options.limits.stream_watchers) {
             Ok(id) => id,
             Err(reason) => return to.outbox.answer(refusal(header, reason.to_owned())),
         };

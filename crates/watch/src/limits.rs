@@ -8,6 +8,9 @@ const OUTBOX_FRAMES: usize = 1024;
 /// more than 256 MiB, whatever they watch.
 const OUTBOX_BYTES: usize = 192 << 10;
 
+/// Watchers one stream may have, those included that a compaction has ended. Each has some 300 bytes and its key.
+const STREAM_WATCHERS: usize = 100_000;
+
 /// Revisions are merged into one response up to this many bytes of events. Large enough that heads
 /// and locks do not count, small enough that several fit into an outbox.
 const RESPONSE_BYTES: usize = 64 << 10;
@@ -35,6 +38,8 @@ pub struct Limits {
     pub outbox_frames: usize,
     /// Bytes in one outbox, shared bytes counted as if they were not.
     pub outbox_bytes: usize,
+    /// Watchers of one stream.
+    pub stream_watchers: usize,
     /// Bytes of events up to which several revisions share a response.
     pub response_bytes: usize,
     /// Size in bytes from which on a response is split, if the client can take it in pieces.
@@ -52,6 +57,7 @@ impl Default for Limits {
         Limits {
             outbox_frames: OUTBOX_FRAMES,
             outbox_bytes: OUTBOX_BYTES,
+            stream_watchers: STREAM_WATCHERS,
             response_bytes: RESPONSE_BYTES,
             fragment_bytes: 0,
             catch_up_revisions: CATCH_UP_REVISIONS,

@@ -67,7 +67,10 @@ impl Stream {
     }
 
     /// The id of a new watcher, or why there can be none.
-    pub fn admit(&mut self, request: &Create) -> Result<i64, &'static str> {
+    pub fn admit(&mut self, request: &Create, watchers_max: usize) -> Result<i64, &'static str> {
+        if self.watchers.len() + self.lost.len() >= watchers_max {
+            return Err("keelson: too many watchers on this stream; open another");
+        }
         if request.start_revision < 0 {
             return Err(ErrorKind::Compacted.text());
         }

@@ -77,6 +77,29 @@ fn an_id_in_use_is_refused_and_a_cancelled_one_can_be_used_again() {
 }
 
 #[test]
+fn a_stream_has_no_more_watchers_than_it_may() {
+    let mut w = with_limits(Limits {
+        stream_watchers: 2,
+        ..Limits::default()
+    });
+    for _ in 0..3 {
+        w.create(0, one("k"));
+    }
+    w.cancel(0, 0);
+    w.create(0, one("k"));
+    assert_eq!(
+        w.read(),
+        [
+            "#0@1: created",
+            "#1@1: created",
+            "#-1@1: created canceled \"keelson: too many watchers on this stream; open another\"",
+            "#0@1: canceled",
+            "#2@1: created",
+        ]
+    );
+}
+
+#[test]
 fn a_range_without_keys_is_refused() {
     let mut w = world();
     w.create(0, span("b", "a"));
