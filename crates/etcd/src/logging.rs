@@ -6,8 +6,8 @@
 //!
 //! Times are UTC. What goes for levels: `error` and above need a human; `warn` is worth one's while;
 //! `info` tells what a member does in its life, not request by request; `debug` is for developers.
-//! A line that repeats is thinned out: of one kind, the first hundred of a second and then every
-//! hundredth are written, so that a flood of bad connections does not fill a disk.
+//! A line that repeats is thinned out: of one kind, the first hundred of a second are written, so that a flood
+//! of bad connections does not fill a disk. The next line of the kind tells how many were `left-out`.
 //!
 //! Libraries' own events are written only from `warn` on; see [`server::fields`] for values that are
 //! more than a text, and for the field names with a meaning.
@@ -18,7 +18,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use server::fields::JSON_MARK;
@@ -30,9 +30,8 @@ use tracing::{Event, Level, Metadata, Subscriber, callsite};
 
 use crate::flags::Flags;
 
-/// Lines of one kind in a second before they are thinned out, and how many are then left out for one.
-const SAMPLE_FIRST: u64 = 100;
-const SAMPLE_THEREAFTER: u64 = 100;
+/// Lines of one kind that are written in a second; more are only counted.
+const LINES_OF_A_SECOND_MAX: u64 = 100;
 
 /// How much a line matters. The last three are errors to tracing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,8 +102,17 @@ pub struct Log {
 /// Where lines go, and how many of each kind went there lately.
 struct Sink {
     outputs: Vec<Box<dyn Write + Send>>,
-    /// By kind: the second, and the lines in it.
-    recent: HashMap<callsite::Identifier, (u64, u64)>,
+    recent: HashMap<callsite::Identifier, Recent>,
+}
+
+/// The lines of one kind lately.
+#[derive(Default)]
+struct Recent {
+    second: u64,
+    /// Written in this second.
+    written: u64,
+    /// Not written since one was.
+    left_out: u64,
 }
 
 impl Log {
@@ -162,6 +170,11 @@ impl Log {
             log_panic(panic);
             std::process::exit(2);
         }));
+    }
+
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        // A thread that panicked while it wrote has left nothing behind that could harm.
+        self.sink.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether lines from here are ever written. Our own files are compiled by relative paths,
@@ -243,6 +256,12 @@ impl Subscriber for Log {
         if severity < self.least {
             return;
         }
+        let Some(left_out) = self.sink().admits(metadata.callsite(), now.as_secs()) else {
+            return;
+        };
+        if left_out > 0 {
+            fields.add("left-out", left_out);
+        }
         let caller = fields
             .caller
             .take()
@@ -251,13 +270,9 @@ impl Subscriber for Log {
             Format::Json => fields.json(severity, now, &caller),
             Format::Console => fields.console(severity, now, &caller),
         };
-        // A thread that panicked while it wrote has left nothing behind that could harm.
-        let mut sink = self.sink.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if sink.admits(metadata.callsite(), now.as_secs()) {
-            for output in &mut sink.outputs {
-                // There is nowhere to complain to.
-                let _ = output.write_all(line.as_bytes());
-            }
+        for output in &mut self.sink().outputs {
+            // There is nowhere to complain to.
+            let _ = output.write_all(line.as_bytes());
         }
     }
 
@@ -272,14 +287,18 @@ impl Subscriber for Log {
 }
 
 impl Sink {
-    /// Whether a line of this kind is written now.
-    fn admits(&mut self, kind: callsite::Identifier, second: u64) -> bool {
-        let (known, count) = self.recent.entry(kind).or_insert((second, 0));
-        if *known != second {
-            (*known, *count) = (second, 0);
+    /// Whether a line of this kind is written now; if so, how many were left out before it.
+    fn admits(&mut self, kind: callsite::Identifier, second: u64) -> Option<u64> {
+        let recent = self.recent.entry(kind).or_default();
+        if recent.second != second {
+            (recent.second, recent.written) = (second, 0);
         }
-        *count += 1;
-        *count <= SAMPLE_FIRST || (*count - SAMPLE_FIRST).is_multiple_of(SAMPLE_THEREAFTER)
+        if recent.written == LINES_OF_A_SECOND_MAX {
+            recent.left_out += 1;
+            return None;
+        }
+        recent.written += 1;
+        Some(std::mem::take(&mut recent.left_out))
     }
 }
 
@@ -542,9 +561,14 @@ mod tests {
             };
             callsite::Identifier(&CALLSITE)
         };
-        let written = (0..1000).filter(|_| sink.admits(kind(), 7)).count();
-        assert_eq!(written, 100 + 9);
-        assert!(sink.admits(kind(), 8), "the next second begins anew");
+        let written = (0..1000).filter_map(|_| sink.admits(kind(), 7));
+        assert_eq!(written.collect::<Vec<_>>(), [0; 100]);
+        assert_eq!(
+            sink.admits(kind(), 8),
+            Some(900),
+            "the next second begins anew and tells"
+        );
+        assert_eq!(sink.admits(kind(), 8), Some(0));
     }
 
     #[test]
