@@ -59,7 +59,8 @@ impl Names {
         self.all_members().get(number.checked_sub(1)?).copied()
     }
 
-    fn lease(&self, id: i64) -> String {
+    /// A lease's name, or its id if the script chose it.
+    pub fn lease(&self, id: i64) -> String {
         match self.leases.iter().position(|&lease| lease == id) {
             Some(position) => format!("L{}", position + 1),
             None => id.to_string(),
@@ -178,7 +179,13 @@ impl<'a> Answer<'a> {
         self.shown(&members);
     }
 
-    fn header(&mut self, header: &Option<ResponseHeader>) {
+    /// What ids are called.
+    pub fn names(&self) -> &'a Names {
+        self.names
+    }
+
+    /// Appends a header.
+    pub fn header(&mut self, header: &Option<ResponseHeader>) {
         let Some(header) = header else {
             return self.word("no header");
         };

@@ -113,7 +113,8 @@ impl<'a> Args<'a> {
             .ok_or_else(|| format!("no lease {text}").into())
     }
 
-    fn lease_option(&mut self, name: &str) -> Result<i64, ScriptError> {
+    /// An option that is a lease id.
+    pub fn lease_option(&mut self, name: &str) -> Result<i64, ScriptError> {
         match self.rest.take_key(name) {
             Some(text) => self
                 .names
@@ -153,7 +154,7 @@ fn number<E: Into<i32>>(text: &str, from_name: fn(&str) -> Option<E>) -> Result<
 }
 
 /// A character up to U+00FF is that byte, so that `"\xff"` is one; others are UTF-8.
-fn bytes(text: &str) -> Bytes {
+pub fn bytes(text: &str) -> Bytes {
     let mut bytes = Vec::new();
     for character in text.chars() {
         match u8::try_from(u32::from(character)) {

@@ -64,6 +64,7 @@ pub mod load;
 pub mod migration;
 pub mod network;
 pub mod probe;
+pub mod recipes;
 pub mod script;
 pub mod server;
 pub mod session;

@@ -1,6 +1,6 @@
 //! A script's way through one server.
 //!
-//! Besides the calls of [`crate::call`] a script knows:
+//! Besides the calls of [`crate::call`] and [`crate::recipes`] a script knows:
 //!
 //! | command | what it does |
 //! |---|---|
@@ -44,6 +44,8 @@ use grpc::etcdserverpb::lease_client::LeaseClient;
 use grpc::etcdserverpb::maintenance_client::MaintenanceClient;
 use grpc::etcdserverpb::watch_client::WatchClient;
 use grpc::grpc::health::v1::health_client::HealthClient;
+use grpc::v3electionpb::election_client::ElectionClient;
+use grpc::v3lockpb::lock_client::LockClient;
 use prost::Message;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::*;
@@ -59,6 +61,7 @@ use crate::caller::{Caller, Line};
 use crate::cli;
 use crate::compare::Step;
 use crate::http;
+use crate::recipes::Recipes;
 use crate::server::{Place, Ports, Server};
 use crate::stream::WatchStream;
 use crate::tools::Tools;
@@ -326,6 +329,7 @@ struct Clients {
     cluster: ClusterClient<Line>,
     maintenance: MaintenanceClient<Line>,
     auth: AuthClient<Line>,
+    recipes: Recipes,
     caller: Caller,
     health: HealthClient<Channel>,
 }
@@ -346,6 +350,10 @@ impl Clients {
             cluster: ClusterClient::with_interceptor(channel.clone(), caller.clone()),
             maintenance: MaintenanceClient::with_interceptor(channel.clone(), caller.clone()),
             auth: AuthClient::with_interceptor(channel.clone(), caller.clone()),
+            recipes: Recipes::new(
+                LockClient::with_interceptor(channel.clone(), caller.clone()),
+                ElectionClient::with_interceptor(channel.clone(), caller.clone()),
+            ),
             health: HealthClient::new(channel.clone()),
             caller,
             channel,
@@ -534,7 +542,11 @@ impl Running {
             "metrics" => running.metrics(command).await,
 
             "restart" | "crash" | "stop" | "resume" | "gone" => running.process(command).await,
-            other => Err(format!("no such command: {other}").into()),
+            other => {
+                let recipes = &mut running.clients.recipes;
+                let answer = recipes.step(command, &mut running.names).await;
+                answer.unwrap_or_else(|| Err(format!("no such command: {other}").into()))
+            }
         }
     }
 

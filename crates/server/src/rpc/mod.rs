@@ -2,10 +2,13 @@
 
 mod auth;
 mod cluster;
+mod election;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod recipes;
 mod services;
 mod watch;
 
@@ -18,9 +21,11 @@ use crate::replies::Done;
 
 pub use auth::Auth;
 pub use cluster::{Cluster, promote_here};
+pub use election::Election;
 pub use health::Health;
 pub use kv::Kv;
 pub use lease::Leases;
+pub use lock::Lock;
 pub use maintenance::Maintenance;
 pub use services::Services;
 pub use watch::Watches;

@@ -15,12 +15,14 @@ use grpc::etcdserverpb::maintenance_server::MaintenanceServer;
 use grpc::grpc::health::v1::health_server::HealthServer;
 use grpc::hot::etcdserverpb::kv_server::KvServer;
 use grpc::hot::etcdserverpb::watch_server::WatchServer;
+use grpc::v3electionpb::election_server::ElectionServer;
+use grpc::v3lockpb::lock_server::LockServer;
 use http::{HeaderValue, Request, Response};
 use hyper::service::Service;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::{Auth, Cluster, Health, Kv, Leases, Maintenance, Watches};
+use super::{Auth, Cluster, Election, Health, Kv, Leases, Lock, Maintenance, Watches};
 use crate::GRPC_OVERHEAD_BYTES;
 use crate::listen::RequestBody;
 use crate::node::Node;
@@ -35,6 +37,8 @@ pub struct Services {
     maintenance: MaintenanceServer<Maintenance>,
     auth: AuthServer<Auth>,
     health: HealthServer<Health>,
+    lock: LockServer<Lock>,
+    election: ElectionServer<Election>,
     message_bytes_max: usize,
 }
 
@@ -50,6 +54,8 @@ impl Services {
             maintenance: MaintenanceServer::new(Maintenance(node.clone())).max_decoding_message_size(max),
             auth: AuthServer::new(Auth(node.clone())).max_decoding_message_size(max),
             health: HealthServer::new(Health(node.clone())).max_decoding_message_size(max),
+            lock: LockServer::new(Lock(node.clone())).max_decoding_message_size(max),
+            election: ElectionServer::new(Election(node.clone())).max_decoding_message_size(max),
             message_bytes_max: max,
         }
     }
@@ -86,6 +92,8 @@ impl Service<Request<RequestBody>> for Services {
             "etcdserverpb.Maintenance" => call(&self.maintenance, request),
             "etcdserverpb.Auth" => call(&self.auth, request),
             "grpc.health.v1.Health" => call(&self.health, request),
+            "v3lockpb.Lock" => call(&self.lock, request),
+            "v3electionpb.Election" => call(&self.election, request),
             unknown => {
                 let refusal = Status::unimplemented(format!("unknown service {unknown}"));
                 return Answer::ready(refusal, self.message_bytes_max);

@@ -64,7 +64,7 @@ async fn forward(node: Node, stream: OpenStream, head: Head, mut requests: Strea
 }
 
 /// Whether the caller may watch this range. A start that can't be is the hub's to refuse, and that comes first.
-async fn may_watch(node: &Node, head: &Head, create: &Create) -> Result<(), ErrorKind> {
+pub async fn may_watch(node: &Node, head: &Head, create: &Create) -> Result<(), ErrorKind> {
     if create.start_revision < 0 {
         return Ok(());
     }
