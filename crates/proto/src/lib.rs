@@ -9,3 +9,6 @@
 
 include!(concat!(env!("OUT_DIR"), "/messages.rs"));
 include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
+
+/// The messages and services themselves, as an encoded `FileDescriptorSet`: for who works with fields by their names.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("consensus", &["types", "proto"]),
     ("machine", &["types", "proto", "mvcc", "lease", "auth"]),
     ("member", &["types", "proto", "consensus"]),
+    ("gateway", &["proto"]),
     // I/O
     ("env", &[]),
     ("wal", &["types", "proto", "env"]),
@@ -54,6 +55,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "peer",
             "image",
             "discovery",
+            "gateway",
         ],
     ),
     (
@@ -91,6 +93,7 @@ const CORE: &[&str] = &[
     "consensus",
     "machine",
     "member",
+    "gateway",
 ];
 
 /// Crates that would bring I/O or an async runtime into the core.

@@ -1,0 +1,311 @@
+//! Where one JSON value ends and the next begins.
+//!
+//! A body holds one value, or for some calls one after the other for as long as the caller likes. It comes in pieces,
+//! and every value is wanted as soon as it is whole. So each byte is looked at once, for brackets and quotes only; that
+//! a value is JSON is for serde_json to say, once, when it is whole.
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde::de::IgnoredAny;
+use serde_json::Deserializer;
+
+use crate::Refusal;
+
+/// The values in a body.
+#[derive(Debug)]
+pub struct Values {
+    buffer: BytesMut,
+    bytes_max: usize,
+    scanned: Scan,
+}
+
+/// How far a value has been looked at.
+#[derive(Debug, Default)]
+struct Scan {
+    bytes: usize,
+    depth: usize,
+    in_string: bool,
+    after_backslash: bool,
+}
+
+impl Values {
+    /// None yet. A value may have so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Values {
+            buffer: BytesMut::new(),
+            bytes_max,
+            scanned: Scan::default(),
+        }
+    }
+
+    /// Takes in the next piece of the body.
+    ///
+    /// # Errors
+    /// A value is too large.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        self.buffer.extend_from_slice(piece);
+        match self.buffer.len() > self.bytes_max {
+            true => Err(self.too_large()),
+            false => Ok(()),
+        }
+    }
+
+    fn too_large(&self) -> Refusal {
+        let (size, max) = (self.buffer.len(), self.bytes_max);
+        Refusal::new(
+            8,
+            format!("grpc: received message larger than max ({size} vs. {max})"),
+        )
+    }
+
+    /// The next value that is whole; none if more has to come first, or if the body has `ended` with the last one.
+    ///
+    /// # Errors
+    /// What comes next is no JSON.
+    pub fn next(&mut self, ended: bool) -> Result<Option<Bytes>, Refusal> {
+        if self.scanned.bytes == 0 {
+            let blank = self.buffer.iter().take_while(|byte| is_blank(**byte)).count();
+            self.buffer.advance(blank);
+        }
+        match self.buffer.first() {
+            None => Ok(None),
+            Some(b'{' | b'[') => match self.scanned.end(&self.buffer) {
+                Some(end) => {
+                    self.scanned = Scan::default();
+                    let value = self.buffer.split_to(end).freeze();
+                    parse(&value)?;
+                    Ok(Some(value))
+                }
+                None if ended => Err(parse(&self.buffer).expect_err("a bracket is open")),
+                None => Ok(None),
+            },
+            // No message, but wrong in its own way.
+            Some(_) => match parse(&self.buffer) {
+                Ok(length) => Ok(Some(self.buffer.split_to(length).freeze())),
+                Err(refusal) if ended || refusal.message != UNFINISHED => Err(refusal),
+                Err(_) => Ok(None),
+            },
+        }
+    }
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+impl Scan {
+    /// Where the value ends that the buffer begins with.
+    fn end(&mut self, buffer: &[u8]) -> Option<usize> {
+        for byte in &buffer[self.bytes..] {
+            self.bytes += 1;
+            match (self.in_string, byte) {
+                (true, _) if self.after_backslash => self.after_backslash = false,
+                (true, b'\\') => self.after_backslash = true,
+                (_, b'"') => self.in_string = !self.in_string,
+                (false, b'{' | b'[') => self.depth += 1,
+                (false, b'}' | b']') => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(self.bytes);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+/// What Go says of a value that is cut short.
+const UNFINISHED: &str = "unexpected EOF";
+
+/// The length of the JSON value that the text begins with.
+fn parse(text: &[u8]) -> Result<usize, Refusal> {
+    let mut values = Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    match values.next() {
+        Some(Ok(_)) => Ok(values.byte_offset()),
+        Some(Err(error)) if !error.is_eof() => Err(Refusal::invalid(in_gos_words(&error, text))),
+        Some(Err(_)) | None => Err(Refusal::invalid(UNFINISHED)),
+    }
+}
+
+/// A syntax error as Go's decoder words it: the character at fault, and where it stands.
+fn in_gos_words(error: &serde_json::Error, text: &[u8]) -> String {
+    let line_start = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(error.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum::<usize>();
+    let at = line_start + error.column().saturating_sub(1);
+    let (before, rest) = text.split_at(at.min(text.len()));
+    let text = error.to_string();
+    let is_control = text.starts_with("control character");
+    let culprit = match is_control {
+        // Its position is that of the byte before it.
+        true => rest.get(1),
+        false => rest.first(),
+    };
+    let culprit = culprit.copied().unwrap_or_default();
+    let place = match text.split(" at line ").next().unwrap_or_default() {
+        "key must be a string" => "looking for beginning of object key string".into(),
+        "trailing comma" if culprit == b'}' => "looking for beginning of object key string".into(),
+        "expected `:`" => "after object key".into(),
+        "expected `,` or `}`" => "after object key:value pair".into(),
+        "expected `,` or `]`" => "after array element".into(),
+        "invalid escape" if in_hex_escape(before) => "in \\u hexadecimal character escape".into(),
+        "invalid escape" => "in string escape code".into(),
+        "expected ident" => in_literal(before),
+        "invalid number" => in_number(before).into(),
+        _ if is_control => "in string literal".into(),
+        _ => "looking for beginning of value".into(),
+    };
+    format!("invalid character {} {place}", quoted(culprit))
+}
+
+/// Whether an escape with four digits is open.
+fn in_hex_escape(before: &[u8]) -> bool {
+    let tail = &before[before.len().saturating_sub(5)..];
+    tail.windows(2).any(|pair| pair == b"\\u")
+}
+
+/// Which literal is being spelled wrongly, and the letter that should come.
+fn in_literal(before: &[u8]) -> String {
+    let letters = before.iter().rev().take_while(|byte| byte.is_ascii_alphabetic());
+    let count = letters.count();
+    let first = before.get(before.len() - count).copied().unwrap_or_default();
+    let literal = match first {
+        b't' => "true",
+        b'f' => "false",
+        _ => "null",
+    };
+    let expected = literal.chars().nth(count).unwrap_or_default();
+    format!("in literal {literal} (expecting '{expected}')")
+}
+
+fn in_number(before: &[u8]) -> &'static str {
+    match before.last() {
+        Some(b'.') => "after decimal point in numeric literal",
+        Some(b'e' | b'E' | b'+') => "in exponent of numeric literal",
+        Some(b'0') => "after object key:value pair",
+        _ => "in numeric literal",
+    }
+}
+
+/// A byte in quotes, as Go shows it.
+fn quoted(byte: u8) -> String {
+    match byte {
+        b'\'' => r"'\''".to_owned(),
+        b'\\' => r"'\\'".to_owned(),
+        b'\n' => r"'\n'".to_owned(),
+        b'\r' => r"'\r'".to_owned(),
+        b'\t' => r"'\t'".to_owned(),
+        b' '..=b'~' => format!("'{}'", char::from(byte)),
+        0..=0x7f => format!("'\\x{byte:02x}'"),
+        _ => format!("'{}'", char::from(byte)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        let mut values = Values::new(1000);
+        values.feed(text.as_bytes()).unwrap();
+        loop {
+            match values.next(true) {
+                Ok(Some(_)) => {}
+                Ok(None) => return "nothing".into(),
+                Err(refusal) => return refusal.message,
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_found_however_they_are_cut() {
+        let whole = br#" {"a":"}\"]{"} [1,[2]]{} {"b":{"c":[]}}  "#;
+        for step in 1..whole.len() {
+            let mut values = Values::new(100);
+            let mut found = Vec::new();
+            for piece in whole.chunks(step) {
+                values.feed(piece).unwrap();
+                while let Some(value) = values.next(false).unwrap() {
+                    found.push(String::from_utf8(value.to_vec()).unwrap());
+                }
+            }
+            assert_eq!(
+                found,
+                [r#"{"a":"}\"]{"}"#, "[1,[2]]", "{}", r#"{"b":{"c":[]}}"#],
+                "in pieces of {step}"
+            );
+            assert_eq!(values.next(true), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_refused_before_it_is_whole() {
+        let mut values = Values::new(10);
+        let refusal = values.feed(br#"{"key":"aaaa"#).unwrap_err();
+        assert_eq!(refusal.http_status(), 429);
+    }
+
+    /// Each as etcd 3.5.30 says it.
+    #[test]
+    fn what_is_wrong_is_said_as_go_says_it() {
+        for (text, message) in [
+            ("", "nothing"),
+            (" \n", "nothing"),
+            ("x", "invalid character 'x' looking for beginning of value"),
+            ("{", "unexpected EOF"),
+            (r#"{"a":"b"#, "unexpected EOF"),
+            (
+                r#"{"a":1,}"#,
+                "invalid character '}' looking for beginning of object key string",
+            ),
+            (
+                r#"{a:1}"#,
+                "invalid character 'a' looking for beginning of object key string",
+            ),
+            (r#"{"a" "b"}"#, "invalid character '\"' after object key"),
+            (
+                r#"{"a":1 "b"}"#,
+                "invalid character '\"' after object key:value pair",
+            ),
+            (
+                r#"{"a":truex}"#,
+                "invalid character 'x' after object key:value pair",
+            ),
+            (
+                r#"{"a":tru}"#,
+                "invalid character '}' in literal true (expecting 'e')",
+            ),
+            (
+                r#"{"a":nil}"#,
+                "invalid character 'i' in literal null (expecting 'u')",
+            ),
+            (r#"{"a":"\x"}"#, "invalid character 'x' in string escape code"),
+            (
+                r#"{"a":"\u00zz"}"#,
+                "invalid character 'z' in \\u hexadecimal character escape",
+            ),
+            (r#"{"a":01}"#, "invalid character '1' after object key:value pair"),
+            (
+                r#"{"a":1.}"#,
+                "invalid character '}' after decimal point in numeric literal",
+            ),
+            (
+                r#"{"a":1e}"#,
+                "invalid character '}' in exponent of numeric literal",
+            ),
+            (r#"{"a":-}"#, "invalid character '}' in numeric literal"),
+            ("{\"a\":\"\t\"}", "invalid character '\\t' in string literal"),
+            ("[1,]", "invalid character ']' looking for beginning of value"),
+            ("[1 2]", "invalid character '2' after array element"),
+            (
+                "{\n \"a\": b}",
+                "invalid character 'b' looking for beginning of value",
+            ),
+        ] {
+            assert_eq!(refused(text), message, "{text}");
+        }
+    }
+}
