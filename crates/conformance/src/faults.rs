@@ -10,11 +10,13 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
-use crate::cluster::{Cluster, eventually};
+use crate::belongings::Belongings;
+use crate::cluster::Cluster;
 use crate::harness;
 use crate::load::{Load, Report};
 use crate::network::Network;
 use crate::spaces::Spaces;
+use crate::tools::Tools;
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,10 @@ const CATCH_UP_ENTRIES: u64 = 50;
 /// Writes that make every log forget what a member would need.
 const AWAY_WRITES: usize = 2 * (SNAPSHOT_COUNT + CATCH_UP_ENTRIES) as usize;
 
+/// How often a member may be away before it needs a snapshot. A real leader keeps its log for half a minute after each
+/// snapshot it sends, and one time takes some seconds.
+const TIMES_AWAY: usize = 20;
+
 /// Writes while a fault lasts: the cluster goes on.
 const FAULT_WRITES: usize = 50;
 
@@ -130,34 +136,55 @@ pub fn flags() -> Vec<String> {
     ]
 }
 
-/// Leads three members of these programs through `faults`.
-pub fn life(wires: Wires, programs: [&Path; 3], faults: &[Fault], seed: u64) -> Result<Report, String> {
+/// Who lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Cast {
+    /// How many of the three members are ours; the others are real.
+    pub ours: usize,
+    /// Whether there are users, and everybody has to sign in.
+    pub users: bool,
+}
+
+/// Leads three members through `faults`.
+pub fn life(tools: &Tools, wires: Wires, cast: Cast, faults: &[Fault], seed: u64) -> Result<Report, String> {
     match wires {
-        Wires::Relays => harness::runtime()?.block_on(life_on(Network::relayed()?, programs, faults, seed)),
+        Wires::Relays => {
+            let life = life_on(tools, Network::relayed()?, cast, faults, seed);
+            harness::runtime()?.block_on(life)
+        }
         Wires::Spaces => Spaces::with(|spaces| {
-            let life = life_on(Network::Spaces(spaces), programs, faults, seed);
+            let life = life_on(tools, Network::Spaces(spaces), cast, faults, seed);
             harness::runtime()?.block_on(life)
         }),
     }
 }
 
 async fn life_on(
+    tools: &Tools,
     network: Network,
-    programs: [&Path; 3],
+    cast: Cast,
     faults: &[Fault],
     seed: u64,
 ) -> Result<Report, String> {
+    let programs = tools.programs(cast.ours);
     let cluster = Cluster::start(network, &programs, &flags()).await?;
+    cluster.leader().await?;
+    let belongings = match cast.users {
+        true => Some(Belongings::bring(tools, &cluster).await?),
+        false => None,
+    };
     let load = Load::start(&cluster.addresses(), seed);
     let mut life = Life {
+        tools,
         programs: programs.map(Path::to_owned).to_vec(),
         cluster,
+        belongings,
         load,
         random: StdRng::seed_from_u64(seed),
     };
     for (number, fault) in faults.iter().enumerate() {
         let passed = life.suffer(*fault).await;
-        passed.map_err(|error| format!("fault {number}, {fault:?}, seed {seed}: {error}"))?;
+        passed.map_err(|error| format!("seed {seed}, the last of {:?}: {error}", &faults[..=number]))?;
     }
     let Life { cluster, load, .. } = life;
     let report = load.finish().await?;
@@ -176,15 +203,18 @@ pub fn shuffled(wires: Wires, rounds: usize, seed: u64) -> Vec<Fault> {
     rounds.filter(|fault| wires.allow(*fault)).collect()
 }
 
-struct Life {
+struct Life<'a> {
+    tools: &'a Tools,
     /// The program of each member there has been.
     programs: Vec<PathBuf>,
     cluster: Cluster,
+    /// What must be kept.
+    belongings: Option<Belongings>,
     load: Load,
     random: StdRng,
 }
 
-impl Life {
+impl Life<'_> {
     async fn suffer(&mut self, fault: Fault) -> Result<(), String> {
         let leader = self.cluster.leader().await?;
         let follower = self.some_follower(leader)?;
@@ -223,13 +253,19 @@ impl Life {
             }
             Fault::Snapshot => self.snapshot(follower).await?,
             Fault::Replace => {
-                let number = *[leader, follower].choose(&mut self.random).unwrap_or(&leader);
+                let mut numbers = vec![leader, follower];
+                numbers.retain(|number| !self.is_last_real(*number));
+                let number = *numbers.choose(&mut self.random).unwrap_or(&leader);
                 self.cluster.replace(number).await?;
             }
             Fault::Learner => self.learner(leader, follower).await?,
         }
         self.load.progress(CALM_WRITES).await?;
-        self.cluster.agree_so_far().await
+        self.cluster.agree_so_far().await?;
+        match &mut self.belongings {
+            Some(belongings) => belongings.are_kept(self.tools, &self.cluster, follower).await,
+            None => Ok(()),
+        }
     }
 
     fn some_follower(&mut self, leader: usize) -> Result<usize, String> {
@@ -238,6 +274,13 @@ impl Life {
             .choose(&mut self.random)
             .copied()
             .ok_or_else(|| "nobody follows".into())
+    }
+
+    /// Whether only ours are left without this member. Then the cluster's version rises, and no real one gets in again.
+    fn is_last_real(&self, number: usize) -> bool {
+        let mut real = self.cluster.running();
+        real.retain(|member| self.programs[*member] == self.tools.reference);
+        real == [number]
     }
 
     fn others(&self, number: usize) -> Vec<usize> {
@@ -283,17 +326,19 @@ impl Life {
         self.cluster.heal()
     }
 
+    /// A member is away until it is sent a snapshot, again and again if need be: a real leader that has just sent
+    /// one keeps its log.
     async fn snapshot(&mut self, number: usize) -> Result<(), String> {
-        self.cluster.kill(number);
-        self.load.progress(AWAY_WRITES).await?;
-        self.cluster.resume(number).await?;
-        eventually("a snapshot is received", async || {
-            match self.cluster.snapshots_received(number).await? {
-                0 => Err("none yet".into()),
-                _ => Ok(()),
+        for _ in 0..TIMES_AWAY {
+            self.cluster.kill(number);
+            self.load.progress(AWAY_WRITES).await?;
+            self.cluster.resume(number).await?;
+            self.cluster.agree_so_far().await?;
+            if self.cluster.snapshots_received(number).await? > 0 {
+                return Ok(());
             }
-        })
-        .await
+        }
+        Err(format!("away {TIMES_AWAY} times, and no snapshot is received"))
     }
 
     /// A learner joins, is promoted and replaces a member of its own kind.

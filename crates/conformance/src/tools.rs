@@ -58,6 +58,14 @@ impl Tools {
         })
     }
 
+    /// The programs of three members, so many of them ours.
+    pub fn programs(&self, ours: usize) -> [&Path; 3] {
+        [0, 1, 2].map(|member| match member < ours {
+            true => &*self.ours,
+            false => &*self.reference,
+        })
+    }
+
     /// The minor version below the one of this server.
     pub fn below(&self, program: &Path) -> String {
         let version = match program == self.reference {

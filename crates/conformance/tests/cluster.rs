@@ -8,10 +8,9 @@
 //! `KEELSON_FAULTS=KillLeader,Snapshot` picks some. `KEELSON_CLUSTERS=real` lets three real members go through the
 //! same, which tries the test itself.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use conformance::faults::{self, FAULTS, FEW, Fault, Wires};
+use conformance::faults::{self, Cast, FAULTS, FEW, Fault, Wires};
 use conformance::harness::{self, Stop, Work, number};
 use conformance::migration;
 use conformance::spaces::Spaces;
@@ -69,6 +68,11 @@ fn all() -> Vec<(String, Work)> {
         migration("a_real_member_alone_becomes_ours_and_real_again", 1),
         users("two_of_ours_and_a_real_member_share_their_users", 2),
         users("one_of_ours_and_two_real_members_share_their_users", 1),
+        signed_in(
+            "one_of_ours_and_two_real_members_live_through_faults_signed_in",
+            1,
+        ),
+        signed_in("two_of_ours_and_a_real_member_live_through_faults_signed_in", 2),
     ];
     let lives = [
         ("three_real_members_live_through_faults", 0),
@@ -86,39 +90,46 @@ fn all() -> Vec<(String, Work)> {
 
 /// A life with a fault of each kind.
 fn short(name: &str, wires: Wires, ours: usize) -> (String, Work) {
-    life(name, wires, ours, |_| Ok(FEW.to_vec()))
+    life(name, wires, Cast { ours, users: false }, |_| Ok(FEW.to_vec()))
 }
 
 /// A life with all faults, or those of the environment.
 fn long(name: &str, wires: Wires, ours: usize) -> (String, Work) {
-    life(name, wires, ours, move |seed| {
-        match std::env::var("KEELSON_FAULTS") {
-            Ok(names) => names.split(',').map(named).collect(),
-            Err(_) => Ok(faults::shuffled(wires, number("KEELSON_FAULT_ROUNDS", 1), seed)),
-        }
+    life(name, wires, Cast { ours, users: false }, move |seed| {
+        picked(wires, seed)
     })
 }
 
-/// A cluster with so many members of ours; the others are real.
+/// A life where everybody signs in. A learner lets nobody do so.
+fn signed_in(name: &str, ours: usize) -> (String, Work) {
+    life(name, Relays, Cast { ours, users: true }, |seed| {
+        let mut faults = picked(Relays, seed)?;
+        faults.retain(|fault| *fault != Fault::Learner);
+        Ok(faults)
+    })
+}
+
+/// All faults, or those of the environment.
+fn picked(wires: Wires, seed: u64) -> Result<Vec<Fault>, String> {
+    match std::env::var("KEELSON_FAULTS") {
+        Ok(names) => names.split(',').map(named).collect(),
+        Err(_) => Ok(faults::shuffled(wires, number("KEELSON_FAULT_ROUNDS", 1), seed)),
+    }
+}
+
 fn life(
     name: &str,
     wires: Wires,
-    ours: usize,
+    cast: Cast,
     faults: impl FnOnce(u64) -> Result<Vec<Fault>, String> + Send + 'static,
 ) -> (String, Work) {
     let work = move |tools: &Tools| {
         if wires == Namespaces {
             Spaces::possible().map_err(Stop::Impossible)?;
         }
-        let program = |member| -> &Path {
-            match member < ours {
-                true => &tools.ours,
-                false => &tools.reference,
-            }
-        };
         let seed = number("KEELSON_FAULT_SEED", 1) as u64;
         let faults = faults(seed)?;
-        let report = faults::life(wires, [program(0), program(1), program(2)], &faults, seed)?;
+        let report = faults::life(tools, wires, cast, &faults, seed)?;
         println!("{} faults: {report:?}", faults.len());
         Ok(())
     };
@@ -128,12 +139,8 @@ fn life(
 /// The users of a cluster with so many members of ours.
 fn users(name: &str, ours: usize) -> (String, Work) {
     let work = move |tools: &Tools| {
-        let program = |member| match member < ours {
-            true => &*tools.ours,
-            false => &*tools.reference,
-        };
-        let programs = [program(0), program(1), program(2)];
-        Ok(harness::runtime()?.block_on(users::shared(tools, programs))?)
+        let shared = users::shared(tools, tools.programs(ours));
+        Ok(harness::runtime()?.block_on(shared)?)
     };
     (name.to_owned(), Box::new(work))
 }

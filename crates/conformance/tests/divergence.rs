@@ -40,12 +40,8 @@ fn main() -> ExitCode {
 /// Three members of which so many are ours, and the last one is wrong.
 fn trial(name: &str, check: Check, ours: usize) -> (String, Work) {
     let work = move |tools: &Tools| {
-        let program = |member| match member < ours {
-            true => &*tools.ours,
-            false => &*tools.reference,
-        };
-        let programs = [program(0), program(1), program(2)];
-        Ok(harness::runtime()?.block_on(divergence::found(tools, programs, check))?)
+        let found = divergence::found(tools, tools.programs(ours), check);
+        Ok(harness::runtime()?.block_on(found)?)
     };
     (name.to_owned(), Box::new(work))
 }
