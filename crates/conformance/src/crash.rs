@@ -358,20 +358,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn change(pairs: &[(&str, Option<&str>)]) -> Change {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned)))
-            .collect()
-    }
-
-    fn keys(triples: &[(&str, &str, i64)]) -> Keys {
-        triples
-            .iter()
-            .map(|(key, value, revision)| ((*key).to_owned(), ((*value).to_owned(), *revision)))
-            .collect()
-    }
+    use crate::history::short::{change, keys};
 
     fn write(pairs: &[(&str, Option<&str>)], outcome: Outcome) -> Operation {
         Operation {

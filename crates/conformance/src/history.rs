@@ -220,23 +220,30 @@ fn real_time(operations: &[Operation], places: &[Option<i64>]) -> Result<(), Str
     Ok(())
 }
 
+/// Histories in short, for tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod short {
     use super::*;
 
-    fn change(pairs: &[(&str, Option<&str>)]) -> Change {
+    pub fn change(pairs: &[(&str, Option<&str>)]) -> Change {
         pairs
             .iter()
             .map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned)))
             .collect()
     }
 
-    fn keys(triples: &[(&str, &str, i64)]) -> Keys {
+    pub fn keys(triples: &[(&str, &str, i64)]) -> Keys {
         triples
             .iter()
             .map(|(key, value, revision)| ((*key).to_owned(), ((*value).to_owned(), *revision)))
             .collect()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short::{change, keys};
+    use super::*;
 
     fn operation(begin: u64, end: u64, call: Call, outcome: Outcome) -> Operation {
         Operation {
