@@ -1,4 +1,17 @@
-//! Services, loops, HTTP, metrics: everything around the core.
+//! Services, loops, HTTP, metrics: everything around the core. The core decides, this crate moves values: each state has
+//! one loop that owns it, and everything else speaks to the loops.
+//!
+//! * A member begins in [`run`](fn@run): [`config`] says how, [`storage`] reads the disk or takes a Go member's folder over
+//!   (`go_folder`; [`convert`](mod@convert) is the way back), [`bootstrap`] is for who has no data, [`start`] puts all together.
+//! * The [`loops`] are threads, each with an [`inbox`]: raft, the log's syncs, apply, watches, housekeeping. What all
+//!   may know of them is on the [`board`]; answers go back by [`replies`].
+//! * A client's request comes in by [`listen`], as gRPC ([`rpc`]) or HTTP ([`http`]). `access` says who calls and whether
+//!   they may, and the handler asks the loops through its [`node`]; what only the leader can answer is [`forward`]ed.
+//! * Other members: [`peers`] carries raft, [`sending`] and [`install`] carry snapshots, [`ask`] small questions.
+//! * What a member does by itself: `tasks` (leases, compactions), [`versions`] of the cluster, [`corruption`] checks.
+//! * What can be seen: [`metrics`], and the log, whose [`fields`] are spelled as Go does ([`go`]).
+//!
+//! Which words a loop may be sent, and in which order effects happen, is told where the loops are.
 
 // The rim: this crate has threads, clocks and sockets.
 #![allow(clippy::disallowed_methods)]
