@@ -109,7 +109,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Starts a server that knows users, and waits until a token has ended. `flags` come after its own.
+    /// Starts a server that knows users. `flags` come after its own.
     pub async fn open(program: &Path, dir: &Path, flags: &[&str]) -> Result<Self, String> {
         let authority = Authority::new(dir)?;
         for name in ["member", "named", "stranger", "root"] {
@@ -139,14 +139,13 @@ impl Gate {
         };
         let mut server = Server::prepared(program, &all, ports, place)?;
         server.resume().await?;
-        let mut gate = Self {
+        let gate = Self {
             server,
             authority,
             tokens: HashMap::new(),
             secured: HashMap::new(),
         };
         gate.put_users().await?;
-        gate.let_a_token_end().await?;
         Ok(gate)
     }
 
@@ -202,17 +201,16 @@ impl Gate {
         }
     }
 
-    async fn let_a_token_end(&mut self) -> Result<(), String> {
+    /// A token whose time is over.
+    async fn ended_token(&self) -> Result<String, String> {
         let token = self.sign_in("root").await?;
         // The server looks for ended tokens once a second.
         for _ in 0..SIGN_INS_MAX {
             sleep(Duration::from_secs(TTL_SECS + 2)).await;
             let request = MemberListRequest::default().encode_to_vec();
-            let token = [("token", token.as_str())];
-            let outcome = self.call("etcdserverpb.Cluster/MemberList", request, &token, None);
-            if outcome.await?.letter() == 't' {
-                self.tokens.insert("expired".into(), token[0].1.to_owned());
-                return Ok(());
+            let (path, shown) = ("etcdserverpb.Cluster/MemberList", [("token", token.as_str())]);
+            if self.ask(&self.plain(), path, request, &shown).await?.is_err() {
+                return Ok(token);
             }
         }
         Err("a token lives on that nobody uses".into())
@@ -302,7 +300,10 @@ impl Gate {
             user => match self.tokens.get(user) {
                 Some(token) => Ok(Some(token.clone())),
                 None => {
-                    let token = self.sign_in(user).await?;
+                    let token = match user {
+                        "expired" => self.ended_token().await?,
+                        user => self.sign_in(user).await?,
+                    };
                     self.tokens.insert(user.to_owned(), token.clone());
                     Ok(Some(token))
                 }
@@ -312,17 +313,20 @@ impl Gate {
 
     /// A token of a user.
     pub async fn sign_in(&self, name: &str) -> Result<String, String> {
+        let answer = self.try_to_sign_in(name).await?;
+        let answer = answer.map_err(|status| format!("{name} can't sign in: {status}"))?;
+        let answer = AuthenticateResponse::decode(answer).map_err(|e| e.to_string())?;
+        Ok(answer.token)
+    }
+
+    /// The answer to a user who signs in.
+    pub async fn try_to_sign_in(&self, name: &str) -> Result<Result<Bytes, Status>, String> {
         let request = AuthenticateRequest {
             name: name.into(),
             password: "pw".into(),
         };
         let path = "etcdserverpb.Auth/Authenticate";
-        let answer = self
-            .ask(&self.plain(), path, request.encode_to_vec(), &[])
-            .await?;
-        let answer = answer.map_err(|status| format!("{name} can't sign in: {status}"))?;
-        let answer = AuthenticateResponse::decode(answer).map_err(|e| e.to_string())?;
-        Ok(answer.token)
+        self.ask(&self.plain(), path, request.encode_to_vec(), &[]).await
     }
 
     /// The first message of the answer, to a call of any shape.

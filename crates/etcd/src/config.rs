@@ -2,14 +2,15 @@
 //! in etcd's order and words. Nothing here touches the machine; the one fact of it that is needed,
 //! the address of its default route, is an argument.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use server::config::{
-    Allowed, AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME, Discovery,
-    Gate, Identity, Keepalive, Protocols, RegisterSettings, RegisterTls, Suite, SuiteError, Tls, TlsSettings,
-    Trust, Url, UrlError, Version, parse_initial_cluster,
+    Allowed, AuthToken, AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME,
+    Discovery, Gate, Identity, JwtOptions, Keepalive, Protocols, RegisterSettings, RegisterTls, Suite,
+    SuiteError, Tls, TlsSettings, Trust, Url, UrlError, Version, parse_initial_cluster,
 };
 use server::go;
 use thiserror::Error;
@@ -35,6 +36,8 @@ const DISCOVERY_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Entries between snapshots when 0 is asked for.
 const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
 
+/// Life of a JWT whose options do not say.
+const JWT_TTL_DEFAULT: Duration = Duration::from_secs(300);
 /// Life of a simple token when 0 is asked for.
 const AUTH_TOKEN_TTL_DEFAULT_SECS: u64 = 300;
 
@@ -95,6 +98,8 @@ pub enum Invalid {
         cns: Vec<String>,
         hostnames: Vec<String>,
     },
+    #[error("auth: invalid auth options (--auth-token={0})")]
+    AuthToken(String),
     #[error("--{flag} is not supported yet: {cure}")]
     Unsupported { flag: String, cure: &'static str },
     #[error("error parsing CompactionRetention: {0}")]
@@ -184,6 +189,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
             interval: positive(flags.grpc_keepalive_interval),
             timeout: positive(flags.grpc_keepalive_timeout),
         },
+        auth_token: auth_token(&flags.auth_token)?,
         auth_token_ttl: Duration::from_secs(match flags.auth_token_ttl {
             0 => AUTH_TOKEN_TTL_DEFAULT_SECS,
             secs => secs,
@@ -447,6 +453,42 @@ fn discovery_credentials(flags: &Flags) -> Option<Credentials> {
         user: user.to_owned(),
         password: password.to_owned(),
     })
+}
+
+/// The kind of tokens, then its options: `jwt,sign-method=RS256,priv-key=FILE`.
+fn auth_token(text: &str) -> Result<AuthToken, Invalid> {
+    let invalid = || Invalid::AuthToken(text.to_owned());
+    let mut parts = text.split(',');
+    let kind = parts.next().unwrap_or_default();
+    let mut options = BTreeMap::new();
+    for option in parts {
+        let (name, value) = option.split_once('=').ok_or_else(invalid)?;
+        if value.contains('=') || options.insert(name, value).is_some() {
+            return Err(invalid());
+        }
+    }
+    match kind {
+        "simple" => Ok(AuthToken::Simple),
+        "jwt" => jwt(options).map(AuthToken::Jwt).ok_or_else(invalid),
+        _ => Err(invalid()),
+    }
+}
+
+fn jwt(mut options: BTreeMap<&str, &str>) -> Option<JwtOptions> {
+    let mut take = |name| options.remove(name).filter(|value| !value.is_empty());
+    let jwt = JwtOptions {
+        method: take("sign-method")?.to_owned(),
+        public_key: take("pub-key").map(PathBuf::from),
+        private_key: take("priv-key").map(PathBuf::from),
+        ttl: match take("ttl") {
+            Some(ttl) => go::parse_duration(ttl).ok()?,
+            None => JWT_TTL_DEFAULT,
+        },
+    };
+    if !options.is_empty() {
+        warn!(keys = ?options.keys(), "unknown JWT options");
+    }
+    Some(jwt)
 }
 
 /// A cost there is; any other falls back to the default.
@@ -778,7 +820,6 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_refused_with_a_way_out() {
         for (flag, value) in [
-            ("auth-token", "jwt"),
             ("config-file", "x"),
             ("enable-distributed-tracing", "true"),
             ("enable-log-rotation", "true"),
@@ -790,7 +831,41 @@ mod tests {
                 "{text}"
             );
         }
-        config(&["--auth-token=simple"]);
+    }
+
+    #[test]
+    fn a_kind_of_tokens_comes_with_its_options() {
+        let token = |text: &str| config(&[&format!("--auth-token={text}")]).auth_token;
+        assert_eq!(token("simple"), AuthToken::Simple);
+        assert_eq!(token("simple,ttl=5m"), AuthToken::Simple);
+        let options = JwtOptions {
+            method: "ES256".into(),
+            public_key: None,
+            private_key: Some("k".into()),
+            ttl: Duration::from_secs(90),
+        };
+        assert_eq!(
+            token("jwt,sign-method=ES256,priv-key=k,ttl=1m30s,pub-key=,other=1"),
+            AuthToken::Jwt(options)
+        );
+        for bad in [
+            "",
+            "none",
+            "JWT",
+            "jwt",
+            "jwt,",
+            "jwt,pub-key=k",
+            "jwt,sign-method",
+            "jwt,sign-method=",
+            "jwt,sign-method=a=b",
+            "jwt,sign-method=a,sign-method=b",
+            "jwt,sign-method=a,ttl=x",
+            "jwt,sign-method=a,ttl=-1s",
+            "simple,x",
+        ] {
+            let text = refusal(&[&format!("--auth-token={bad}")]);
+            assert!(text.starts_with("auth: invalid auth options"), "{bad}: {text}");
+        }
     }
 
     #[test]

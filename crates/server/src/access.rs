@@ -9,13 +9,20 @@
 //! A read looks twice at the auth revision, before it and after it: in between, somebody may have taken the permission
 //! away and put into a key what this user must not see.
 
-use auth::{Access, Auth, Identity};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use auth::{Access, Auth, Identity, Tokens};
 use machine::authorize::Caller;
+use parking_lot::Mutex;
 use tonic::Request;
 use types::{ErrorKind, Index, KeyRange};
 
+use crate::config::{AuthToken, Config};
+use crate::jwt::{Jwt, JwtError};
 use crate::listen::TlsClient;
 use crate::node::Node;
+use crate::passwords;
 
 /// The metadata that may hold a token; the first counts.
 const TOKEN_KEYS: [&str; 2] = ["token", "authorization"];
@@ -48,6 +55,55 @@ fn common_name(head: &Head) -> Option<&str> {
     Some(client.common_name.as_deref().unwrap_or_default())
 }
 
+/// How users who have signed in are known again.
+pub enum Tokenizer {
+    /// All members remember their tokens.
+    Simple(Arc<Mutex<Tokens>>),
+    /// Their tokens say it.
+    Jwt(Box<Jwt>),
+}
+
+impl Tokenizer {
+    /// Of the kind that is configured.
+    pub fn new(config: &Config) -> Result<Self, JwtError> {
+        Ok(match &config.auth_token {
+            AuthToken::Simple => {
+                let tokens = Tokens::new(config.auth_token_ttl.as_millis() as u64);
+                Tokenizer::Simple(Arc::new(Mutex::new(tokens)))
+            }
+            AuthToken::Jwt(options) => Tokenizer::Jwt(Box::new(Jwt::new(options)?)),
+        })
+    }
+
+    /// What members remember.
+    pub fn remembered(&self) -> Option<Arc<Mutex<Tokens>>> {
+        match self {
+            Tokenizer::Simple(tokens) => Some(tokens.clone()),
+            Tokenizer::Jwt(_) => None,
+        }
+    }
+
+    /// The secret part of the next token, if all have to know it.
+    pub fn prefix(&self) -> Result<String, ErrorKind> {
+        match self {
+            Tokenizer::Simple(_) => passwords::token_prefix(),
+            Tokenizer::Jwt(_) => Ok(String::new()),
+        }
+    }
+
+    /// The token of somebody who has signed in, whose simple one this would be.
+    pub fn token(&self, who: &Identity, simple: String) -> Result<String, ErrorKind> {
+        match self {
+            Tokenizer::Simple(_) => Ok(simple),
+            Tokenizer::Jwt(jwt) => jwt.sign(who, since_1970()),
+        }
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 impl Node {
     /// Who calls: nobody, without a token and a certificate that counts, or while authentication is off.
     ///
@@ -78,16 +134,20 @@ impl Node {
         self.resolve(token).await.ok_or(ErrorKind::InvalidAuthToken)
     }
 
-    /// Whose token it is. Its number is that of the entry before the one it came with: a member that has not come so
+    /// Whose token it is. The number of a simple one is that of the entry before the one it came with: a member that has not come so
     /// far yet waits until it has. (Go's members wait for the number itself, and miss a token that is just on its way.)
     async fn resolve(&self, token: &str) -> Option<Identity> {
+        let tokens = match &self.tokens {
+            Tokenizer::Jwt(jwt) => return jwt.verify(token, since_1970()),
+            Tokenizer::Simple(tokens) => tokens,
+        };
         let (_, index) = token.split_once('.')?;
         let number: Index = index.parse().ok()?;
         let known = self.board.wait_applied(number.saturating_add(1));
         tokio::time::timeout(self.request_timeout(), known).await.ok()?;
         // The revision first: whatever ends the token later also makes this one an old one.
         let auth = self.board.auth();
-        let mut tokens = self.tokens.lock();
+        let mut tokens = tokens.lock();
         let user = tokens.resolve(token, self.now_ms())?;
         Some(auth.identity(user))
     }

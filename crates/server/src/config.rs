@@ -23,6 +23,7 @@ pub use gates::{Gate, Gates, Stage};
 pub use tls::{Allowed, Identity, Protocols, Settings as TlsSettings, Suite, SuiteError, Trust, Version};
 pub use url::{Scheme, Url, UrlError};
 
+pub use crate::jwt::JwtOptions;
 use crate::{fields, go};
 
 /// The etcd release whose behaviour this is; clients switch features on by it.
@@ -33,6 +34,15 @@ pub const DEFAULT_NAME: &str = "default";
 
 /// Member names and their peer URLs, as `--initial-cluster` lists them.
 pub type InitialCluster = BTreeMap<String, Vec<Url>>;
+
+/// What users who have signed in are known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthToken {
+    /// Tokens that all members remember.
+    Simple,
+    /// Tokens that say it themselves.
+    Jwt(JwtOptions),
+}
 
 /// The server's configuration.
 #[derive(Clone, Debug)]
@@ -114,6 +124,8 @@ pub struct Config {
     /// Pings that keep connections alive.
     pub keepalive: Keepalive,
 
+    /// What users who have signed in are known by.
+    pub auth_token: AuthToken,
     /// How long a simple token lives after its last use.
     pub auth_token_ttl: Duration,
     /// The cost of hashing a password.
@@ -540,6 +552,7 @@ pub(crate) mod tests {
                 interval: Some(Duration::from_secs(7200)),
                 timeout: Some(Duration::from_secs(20)),
             },
+            auth_token: AuthToken::Simple,
             auth_token_ttl: Duration::from_secs(300),
             bcrypt_cost: 4,
             auto_compaction: AutoCompaction::Off,

@@ -33,6 +33,7 @@ pub mod http;
 pub mod ids;
 pub mod inbox;
 pub mod install;
+mod jwt;
 pub mod listen;
 pub mod loops;
 pub mod metrics;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use auth::{Identity, Tokens};
+use auth::Identity;
 use consensus::Progress;
 use lease::Lessor;
 use machine::MemberChange;
@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use tonic::Status;
 use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId, Term};
 
-use crate::access::Head;
+use crate::access::{Head, Tokenizer};
 use crate::answers::Answers;
 use crate::board::Board;
 use crate::config::Config;
@@ -56,8 +56,8 @@ pub struct Inner {
     pub store: Arc<store::Store>,
     /// The leases.
     pub lessor: Arc<Mutex<Lessor>>,
-    /// The tokens of users who have signed in.
-    pub tokens: Arc<Mutex<Tokens>>,
+    /// How users who have signed in are known again.
+    pub tokens: Tokenizer,
     /// Where passwords are hashed.
     pub passwords: Passwords,
     /// Memory for what is sent to clients.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::access::Tokenizer;
 use crate::ask::Ask;
 use crate::bootstrap;
 use crate::config::{BootstrapError, Config, Discovery, Gate, Tls, Trust};
 use crate::confine::confine_if_wanted;
 use crate::http::{Desk, Port, Site};
+use crate::jwt::JwtError;
 use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports, sign_own};
 use crate::metrics::Metrics;
 use crate::rpc::Services;
@@ -24,6 +26,9 @@ pub enum RunError {
     /// A port can't be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Users can't be known by the tokens that were asked for.
+    #[error("failed to create token provider: {0}")]
+    Tokens(#[from] JwtError),
     /// A new member can't begin as configured.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
@@ -63,6 +68,8 @@ pub async fn run(
     let has_data = Storage::is_initialized(&env::RealDisk, &config);
     config.log_start(has_data);
     let mut listeners = Listeners::bind(&config)?;
+    // The keys for them are read once, while their files can be reached.
+    let tokens = Tokenizer::new(&config)?;
     confine_if_wanted(&config);
     let metrics = Arc::new(Metrics::new(&config));
     let lanes = Arc::new(Lanes::start(Lanes::per_core()).map_err(RunError::Lanes)?);
@@ -88,6 +95,7 @@ pub async fn run(
             peer_runtime: peer_lanes.handle(0),
             client,
             tls,
+            tokens,
             beginning,
         },
     )?;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use auth::Tokens;
 use env::{Disk, RealDisk, Unsynced};
 use machine::trail::Trail;
 use mvcc::{Head, Mvcc};
@@ -15,6 +14,7 @@ use store::Store;
 use thiserror::Error;
 use tokio::runtime::Handle;
 
+use crate::access::Tokenizer;
 use crate::answers::Answers;
 use crate::board::Board;
 use crate::bootstrap::Beginning;
@@ -87,6 +87,8 @@ pub struct Surroundings {
     pub client: peer::Client,
     /// How connections to other members are secured.
     pub tls: Option<tls::Client>,
+    /// How users who have signed in are known again.
+    pub tokens: Tokenizer,
     /// How the member begins, if it has no data.
     pub beginning: Option<Beginning>,
 }
@@ -99,6 +101,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         peer_runtime,
         client,
         tls,
+        tokens,
         beginning,
     } = surroundings;
     let started = Instant::now();
@@ -211,7 +214,6 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         },
     )?;
     inlet.open(&member);
-    let tokens = Arc::new(Mutex::new(Tokens::new(config.auth_token_ttl.as_millis() as u64)));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let passwords = Passwords::new(config.bcrypt_cost, cores);
     board.post_auth(machine.auth().clone());
@@ -220,7 +222,7 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         machine,
         head: Head::new(mvcc.clone()),
         lessor: lessor.clone(),
-        tokens: tokens.clone(),
+        tokens: tokens.remembered(),
         conf_state,
         store: store.clone(),
         sync: sync.clone(),

@@ -126,6 +126,8 @@ pub enum ErrorKind {
     LeaderTransferTimeout,
     /// A password was given for a user that has none.
     NoPasswordUser,
+    /// This member has no key to sign tokens with.
+    VerifyOnly,
     /// A password is longer than bcrypt can take.
     PasswordTooLong,
     /// The request names an action that does not exist.
@@ -281,6 +283,10 @@ impl ErrorKind {
             NoPasswordUser => (
                 Code::Unknown,
                 "auth: authentication failed, password was given for no password user",
+            ),
+            VerifyOnly => (
+                Code::Unknown,
+                "auth: token signing attempted with verify-only key",
             ),
             PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
             UnknownMethod => (Code::Unknown, "etcdserver: unknown method"),

@@ -23,7 +23,6 @@ pub enum Support {
 
 use Support::{Inert, Missing, Served};
 
-const JWT: &str = "tokens are simple ones; leave the flag out";
 const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
 const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
 const ROTATION: &str = "name a file in --log-outputs and let logrotate (copytruncate) turn it over";
@@ -185,7 +184,7 @@ flags! {
     host_whitelist: NameSet = "*", Served, "Host names that plain HTTP requests may be for; * or empty for all.";
 }
 "Auth" {
-    auth_token: String = "simple", Missing(JWT), "Kind of token: 'simple', or 'jwt' with its options.";
+    auth_token: String = "simple", Served, "Kind of token: 'simple', or 'jwt' with its options.";
     bcrypt_cost: u64 = "10", Served, "Cost of hashing a password, 4 to 31.";
     auth_token_ttl: u64 = "300", Served, "Seconds a simple token lives after its last use.";
 }

@@ -75,8 +75,8 @@ pub struct Applier {
     pub head: Head,
     /// The leases, shared with their handlers.
     pub lessor: Arc<Mutex<Lessor>>,
-    /// The tokens of users who have signed in.
-    pub tokens: Arc<Mutex<Tokens>>,
+    /// The tokens of users who have signed in, where they are of the kind that is remembered.
+    pub tokens: Option<Arc<Mutex<Tokens>>>,
     /// The membership as of the last applied entry.
     pub conf_state: ConfState,
     /// Takes the batches.
@@ -311,7 +311,9 @@ impl Applier {
     /// a later revision than the one that ended it.
     fn note_users(&self, tokens: TokenEffect) {
         let now_ms = self.started.elapsed().as_millis() as u64;
-        self.tokens.lock().carry_out(tokens, now_ms);
+        if let Some(remembered) = &self.tokens {
+            remembered.lock().carry_out(tokens, now_ms);
+        }
         let auth = self.machine.auth();
         match (self.board.auth_enabled(), auth.is_enabled()) {
             (false, true) => tracing::info!("enabled authentication"),

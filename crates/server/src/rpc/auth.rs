@@ -13,7 +13,6 @@ use types::ErrorKind;
 use super::{mismatch, status};
 use crate::access::{self, Head};
 use crate::node::Node;
-use crate::passwords;
 use crate::replies::Done;
 
 /// The service.
@@ -113,7 +112,7 @@ impl Auth {
             };
             let request = InternalAuthenticateRequest {
                 name: name.to_owned(),
-                simple_token: passwords::token_prefix().map_err(status)?,
+                simple_token: self.0.tokens.prefix().map_err(status)?,
                 ..Default::default()
             };
             let request = InternalRaftRequest {
@@ -124,12 +123,13 @@ impl Auth {
                 (
                     header,
                     Answer::Authenticated {
+                        user,
                         token,
                         revision: then,
-                        ..
                     },
                 ) if then == revision => {
-                    return Ok((header, token));
+                    let token = self.0.tokens.token(&Identity { user, revision }, token);
+                    return Ok((header, token.map_err(status)?));
                 }
                 (_, Answer::Authenticated { .. }) => {}
                 (_, other) => return Err(unexpected(&other)),
