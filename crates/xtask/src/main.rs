@@ -3,21 +3,36 @@
 // Chores live by the clock.
 #![allow(clippy::disallowed_methods)]
 
+mod dist;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::SystemTime;
 
 const USAGE: &str = "\
 cargo xtask reference [FOLDER]   fetch the etcd to compare with (into target/reference)
+cargo xtask dist                 what is handed out, laid out by how it is used (into target/dist)
 cargo xtask nightly [ROUNDS]     the long form of the crash and fault tests (10 rounds of every fault)";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         Some("reference") => reference(words.next().map(PathBuf::from)),
+        Some("dist") => dist(),
         Some("nightly") => nightly(&words.next().unwrap_or_else(|| "10".to_owned())),
         _ => {
             eprintln!("{USAGE}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds what is handed out.
+fn dist() -> ExitCode {
+    match dist::build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("cargo xtask dist: {failed}");
             ExitCode::FAILURE
         }
     }
