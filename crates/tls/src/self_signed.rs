@@ -119,6 +119,8 @@ fn write(file: &Path, content: &str) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use x509_parser::pem::parse_x509_pem;
+
     use super::*;
     use crate::{HTTP, Server, Settings};
 
@@ -135,6 +137,18 @@ mod tests {
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(&identity.key)), (0o700, 0o600));
         assert!(Server::new(&Settings::default(), &identity, HTTP).is_ok());
+    }
+
+    #[test]
+    fn it_is_valid_for_as_many_years_as_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = self_signed(dir.path(), &["127.0.0.1".into()], 3).unwrap();
+        let content = std::fs::read(&identity.cert).unwrap();
+        let (_, pem) = parse_x509_pem(&content).unwrap();
+        let validity = pem.parse_x509().unwrap().validity().clone();
+        let years = validity.not_after.timestamp() - validity.not_before.timestamp();
+        assert_eq!(years, 3 * 365 * 24 * 3600);
+        assert!(validity.is_valid(), "it is valid from now on");
     }
 
     #[test]
