@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
-    SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -22,7 +22,7 @@ pub struct Authority {
 /// What a certificate says.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// The common name.
+    /// The common name, if there is to be one.
     pub name: String,
     /// Host names and addresses.
     pub hosts: Vec<String>,
@@ -48,7 +48,10 @@ impl Ask {
 
     fn params(&self) -> Result<CertificateParams, String> {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, &*self.name);
+        params.distinguished_name = DistinguishedName::new();
+        if !self.name.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, &*self.name);
+        }
         for host in &self.hosts {
             params.subject_alt_names.push(match host.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
@@ -153,10 +156,10 @@ pub fn self_signed(ask: &Ask) -> Result<Pair, String> {
     })
 }
 
-/// The first certificate of a file, in DER.
-pub fn der(file: &PathBuf) -> Result<Vec<u8>, String> {
-    let first = CertificateDer::from_pem_file(file).map_err(text)?;
-    Ok(first.to_vec())
+/// The first certificate of a text, in DER; nothing if there is none.
+pub fn first(pem: &str) -> Vec<u8> {
+    let first = CertificateDer::from_pem_slice(pem.as_bytes());
+    first.map(|first| first.to_vec()).unwrap_or_default()
 }
 
 /// Writes a file.

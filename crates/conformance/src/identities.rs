@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,7 +36,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::certificates::Authority;
+use crate::certs::{self, Ask, Authority};
 use crate::http as http1;
 use crate::load::channel;
 use crate::server::{Place, Ports, Server};
@@ -103,7 +103,8 @@ impl Outcome {
 pub struct Gate {
     /// The process.
     pub server: Server,
-    authority: Authority,
+    /// Where the certificates are.
+    dir: PathBuf,
     tokens: HashMap<String, String>,
     secured: HashMap<String, Channel>,
 }
@@ -111,14 +112,15 @@ pub struct Gate {
 impl Gate {
     /// Starts a server that knows users. `flags` come after its own.
     pub async fn open(program: &Path, dir: &Path, flags: &[&str]) -> Result<Self, String> {
-        let authority = Authority::new(dir)?;
+        let authority = Authority::new("ours")?;
+        certs::write(&dir.join("ca.pem"), authority.pem())?;
         for name in ["member", "named", "stranger", "root"] {
-            authority.sign(name)?;
+            authority.sign(&Ask::new(name, 2))?.write(dir, name)?;
         }
-        authority.sign_nameless("nameless")?;
+        authority.sign(&Ask::new("", 3))?.write(dir, "nameless")?;
         let ports = Ports::free();
         let flag = |flag: &str, name: &str, ending: &str| {
-            format!("--{flag}={}", authority.file(name, ending).display())
+            format!("--{flag}={}", dir.join(format!("{name}.{ending}")).display())
         };
         let client = ports.at(ports.client);
         let mut all = vec![
@@ -141,7 +143,7 @@ impl Gate {
         server.resume().await?;
         let gate = Self {
             server,
-            authority,
+            dir: dir.to_owned(),
             tokens: HashMap::new(),
             secured: HashMap::new(),
         };
@@ -378,12 +380,13 @@ impl Gate {
     }
 
     fn client(&self, name: &str, alpn: Alpn) -> Result<Connector, String> {
+        let file = |name: &str| self.dir.join(name);
         let settings = Settings {
             identity: Some(Identity {
-                cert: self.authority.file(name, "pem"),
-                key: self.authority.file(name, "key"),
+                cert: file(&format!("{name}.pem")),
+                key: file(&format!("{name}.key")),
             }),
-            trust: Trust::Authorities(self.authority.file("ca", "pem")),
+            trust: Trust::Authorities(file("ca.pem")),
             ..Default::default()
         };
         let client = tls::Client::new(&settings, alpn).map_err(|e| e.to_string())?;

@@ -44,7 +44,6 @@ pub mod answer;
 pub mod belongings;
 pub mod call;
 pub mod caller;
-pub mod certificates;
 pub mod certs;
 pub mod cli;
 pub mod cluster;
