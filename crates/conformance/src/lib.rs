@@ -22,8 +22,9 @@
 //!
 //! Nine test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
 //! `etcdutl` at work on our server and its snapshots), `tests/discovery.rs` (members that find each other, see
-//! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (certificates), `tests/matrix.rs` (every call by every kind
-//! of caller, see [`identities`]), `tests/tokens.rs` (JWT), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
+//! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
+//! [`rotation`] and [`confined`]), `tests/matrix.rs` (every call by every kind of caller, see [`identities`]),
+//! `tests/tokens.rs` (JWT), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
 //! last two are short by default; `cargo xtask nightly` is their long form. The real etcd comes from `cargo xtask
 //! reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails. A trial for which the
 //! machine itself lacks something (see [`spaces`]) is ignored anywhere.
@@ -64,11 +65,13 @@ pub mod migration;
 pub mod network;
 pub mod probe;
 pub mod recipes;
+pub mod rotation;
 pub mod script;
 pub mod server;
 pub mod session;
 pub mod spaces;
 pub mod stream;
 pub mod tenant;
+pub mod tls_matrix;
 pub mod tools;
 pub mod users;

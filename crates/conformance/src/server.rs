@@ -336,6 +336,12 @@ impl Server {
         String::from_utf8_lossy(&log).contains(text)
     }
 
+    /// The server's log.
+    pub fn log_lines(&self) -> Vec<String> {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().map(str::to_owned).collect()
+    }
+
     /// The end of the server's log, for a report.
     pub fn last_words(&self) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
