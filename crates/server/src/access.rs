@@ -9,6 +9,7 @@
 //! A read looks twice at the auth revision, before it and after it: in between, somebody may have taken the permission
 //! away and put into a key what this user must not see.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +21,7 @@ use types::{ErrorKind, Index, KeyRange};
 
 use crate::config::{AuthToken, Config};
 use crate::jwt::{Jwt, JwtError};
-use crate::listen::TlsClient;
+use crate::listen::{ClientAddress, TlsClient};
 use crate::node::Node;
 use crate::passwords;
 
@@ -43,6 +44,11 @@ pub fn split<T>(request: Request<T>) -> (Head, T) {
 pub fn token(head: &Head) -> Option<&str> {
     let value = TOKEN_KEYS.iter().find_map(|key| head.metadata().get(*key))?;
     Some(value.to_str().unwrap_or_default())
+}
+
+/// Where a call comes from, if it comes by the network.
+pub fn address(head: &Head) -> Option<IpAddr> {
+    head.extensions().get::<ClientAddress>().map(|address| address.0)
 }
 
 /// The name in the certificate of a caller that speaks for itself; empty if the certificate has none.

@@ -29,6 +29,7 @@ pub mod fields;
 pub mod forward;
 pub mod go;
 mod go_folder;
+pub mod guesses;
 pub mod http;
 pub mod ids;
 pub mod inbox;

@@ -39,7 +39,7 @@ use crate::fields::json;
 use crate::http::Port;
 
 pub use calm::Chatter;
-pub use connection::{Limits, Ports, TlsClient};
+pub use connection::{ClientAddress, Limits, Ports, TlsClient};
 pub use debts::{Debt, Debts};
 pub use edge::{Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody};
 pub use lanes::Lanes;

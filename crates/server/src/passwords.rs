@@ -2,14 +2,17 @@
 //!
 //! One hash takes some 50 ms of a core. So hashing has turns of its own, fewer than there are cores: whoever guesses
 //! passwords takes away no more than that from everybody else, and makes others who sign in wait, but not those who
-//! read and write.
+//! read and write. And who has guessed wrong too often is not heard for a while: [`crate::guesses`].
 
 use std::sync::Arc;
 
 use auth::password::{self, Salt};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use types::ErrorKind;
+
+use crate::guesses::{Guess, Guesses};
 
 /// Callers that may wait for their turn. At the default cost the last of them waits about as long as a request may
 /// take; more are told to come again.
@@ -27,6 +30,7 @@ pub struct Passwords {
     cost: u32,
     places: Semaphore,
     turns: Arc<Semaphore>,
+    guesses: Mutex<Guesses>,
 }
 
 impl Passwords {
@@ -36,6 +40,7 @@ impl Passwords {
             cost,
             places: Semaphore::new(WAITING_MAX),
             turns: Arc::new(Semaphore::new((cores / 2).max(1))),
+            guesses: Mutex::default(),
         }
     }
 
@@ -47,44 +52,72 @@ impl Passwords {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|_| ErrorKind::Stopped)?;
         let cost = self.cost;
-        self.in_turn(move || password::hash(password.as_bytes(), cost, Salt(salt)))
-            .await?
+        let turn = self.turn().await?;
+        let hashed = turn.take(move || password::hash(password.as_bytes(), cost, Salt(salt)));
+        hashed.await?.0
     }
 
-    /// Whether the password fits the hash.
+    /// Whether the password fits the hash. A user who does not exist has none, and can't be told from one with another
+    /// password: neither by the time it takes nor by what comes of many tries.
     ///
     /// # Errors
     /// `TooManyRequests`.
-    pub async fn verify(&self, password: String, hash: Bytes) -> Result<bool, ErrorKind> {
-        self.in_turn(move || password::verify(password.as_bytes(), &hash))
-            .await
-    }
-
-    /// Takes as long as [`verify`](Self::verify), so that a user who does not exist can't be told from a wrong
-    /// password by the time of the answer.
-    pub async fn pretend(&self, password: String) -> Result<(), ErrorKind> {
-        let hash = format!("$2a${:02}${NOBODY}", self.cost);
-        self.verify(password, hash.into()).await.map(drop)
-    }
-
-    /// Runs the work when its turn has come. A turn lasts until its work is done, whether or not somebody still waits
-    /// for it: callers that go away early gain nothing.
-    async fn in_turn<T: Send + 'static>(
+    pub async fn verify(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ErrorKind> {
-        let _place = self
-            .places
-            .try_acquire()
-            .map_err(|_| ErrorKind::TooManyRequests)?;
+        guess: Guess,
+        password: String,
+        hash: Option<Bytes>,
+        now_ms: impl Fn() -> u64,
+    ) -> Result<bool, ErrorKind> {
+        let exists = hash.is_some();
+        let hash = hash.unwrap_or_else(|| format!("$2a${:02}${NOBODY}", self.cost).into());
+        self.hear(guess, now_ms())?;
+        let turn = self.turn().await?;
+        // Guesses at the same password may have been in front of this one.
+        self.hear(guess, now_ms())?;
+        let fits = turn.take(move || password::verify(password.as_bytes(), &hash));
+        let (fits, _turn) = fits.await?;
+        let is_right = fits && exists;
+        let mut guesses = self.guesses.lock();
+        match is_right {
+            true => guesses.succeeded(guess),
+            false => guesses.failed(guess, now_ms()),
+        }
+        Ok(is_right)
+    }
+
+    fn hear(&self, guess: Guess, now_ms: u64) -> Result<(), ErrorKind> {
+        match self.guesses.lock().may_try(guess, now_ms) {
+            true => Ok(()),
+            false => Err(ErrorKind::TooManyRequests),
+        }
+    }
+
+    async fn turn(&self) -> Result<Turn<'_>, ErrorKind> {
+        let place = self.places.try_acquire();
+        let place = place.map_err(|_| ErrorKind::TooManyRequests)?;
         let turn = self.turns.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| ErrorKind::Stopped)?;
-        let work = move || {
-            let done = work();
-            drop(turn);
-            done
-        };
-        tokio::task::spawn_blocking(work)
+        Ok(Turn {
+            turn: turn.map_err(|_| ErrorKind::Stopped)?,
+            _place: place,
+        })
+    }
+}
+
+/// Somebody's turn. It lasts until its work is done, whether or not somebody still waits for it (callers that go away
+/// early gain nothing), and until what came of it is noted.
+struct Turn<'a> {
+    turn: OwnedSemaphorePermit,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Turn<'_> {
+    async fn take<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(T, OwnedSemaphorePermit), ErrorKind> {
+        let Turn { turn, _place } = self;
+        tokio::task::spawn_blocking(move || (work(), turn))
             .await
             .map_err(|_| ErrorKind::Stopped)
     }
@@ -139,13 +172,40 @@ mod tests {
         );
         drop(all_turns);
         assert!(waiting.await.iter().all(Result::is_ok));
-        let hash = passwords.hash("secret".into()).await.unwrap();
-        assert!(
-            passwords
-                .verify("secret".into(), hash.clone().into())
-                .await
-                .unwrap()
-        );
-        assert!(!passwords.verify("other".into(), hash.into()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_guess_is_refused_alike_whether_the_user_exists_or_not() {
+        let passwords = Passwords::new(4, 2);
+        let hash = Bytes::from(passwords.hash("secret".into()).await.unwrap());
+        // This one fits the hash that stands in for those of nobody.
+        for password in ["wrong", "U*U"] {
+            let mut outcomes = Vec::new();
+            for (name, hash) in [("known", Some(hash.clone())), ("unknown", None)] {
+                let guess = Guess::new(&format!("{name}{password}"), None);
+                for now_ms in 0..10 {
+                    let tried = passwords.verify(guess, password.into(), hash.clone(), || now_ms);
+                    outcomes.push(tried.await);
+                }
+            }
+            let (known, unknown) = outcomes.split_at(10);
+            assert_eq!(known, unknown);
+            assert_eq!(known[..5], [Ok(false); 5]);
+            assert_eq!(known[5..], [Err(ErrorKind::TooManyRequests); 5]);
+        }
+        let alice = passwords.verify(Guess::new("alice", None), "secret".into(), Some(hash), || 10);
+        assert_eq!(alice.await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn guesses_that_wait_in_one_queue_are_counted_before_their_turn() {
+        let passwords = Arc::new(Passwords::new(4, 2));
+        let hash = Bytes::from(passwords.hash("secret".into()).await.unwrap());
+        let alice = Guess::new("alice", None);
+        let tries =
+            (0..WAITING_MAX).map(|_| passwords.verify(alice, "wrong".into(), Some(hash.clone()), || 0));
+        let outcomes = futures_util::future::join_all(tries).await;
+        let heard = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(heard as u64, crate::guesses::NAME_GUESSES);
     }
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
 use std::mem::take;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -349,8 +349,10 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(error = %error, "failed to take over a connection"),
             };
+            let address = from.map(|from| ClientAddress(from.ip()));
+            let client = |tls| Client { address, tls };
             let Some(tls) = security.tls else {
-                return attend(socket, None, edge, &protocol, &limits, stopping).await;
+                return attend(socket, client(None), edge, &protocol, &limits, stopping).await;
             };
             let begin = async {
                 match security.plain && !begins_tls(&socket).await? {
@@ -360,16 +362,26 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
             };
             match timeout(limits.handshake, begin).await {
                 Ok(Ok(Begun::Plain(socket))) => {
-                    attend(socket, None, edge, &protocol, &limits, stopping).await;
+                    attend(socket, client(None), edge, &protocol, &limits, stopping).await;
                 }
-                Ok(Ok(Begun::Secured(socket, client))) => {
-                    attend(socket, Some(client), edge, &protocol, &limits, stopping).await;
+                Ok(Ok(Begun::Secured(socket, shown))) => {
+                    attend(socket, client(Some(shown)), edge, &protocol, &limits, stopping).await;
                 }
                 Ok(Err(error)) => log_rejection(port, from, &error),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
         });
     }
+}
+
+/// Where a connection has come from, as its requests' extensions tell. One by a socket of the file system has no address.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub IpAddr);
+
+/// What is known of who is at the other end.
+struct Client {
+    address: Option<ClientAddress>,
+    tls: Option<TlsClient>,
 }
 
 /// A connection that has come in by TLS, as its requests' extensions tell. Others have none.
@@ -461,7 +473,7 @@ fn log_rejection(port: Port, from: Option<SocketAddr>, error: &io::Error) {
 /// Serves one connection to its end.
 async fn attend<S, G: GrpcService, V: Vitals>(
     socket: S,
-    client: Option<TlsClient>,
+    client: Client,
     edge: Edge<G, V>,
     protocol: &Builder<TokioExecutor>,
     limits: &Limits,
@@ -504,7 +516,7 @@ async fn attend<S, G: GrpcService, V: Vitals>(
 /// An edge that notices the first request, and tells each who sends it.
 struct Asked<G, V> {
     edge: Edge<G, V>,
-    client: Option<TlsClient>,
+    client: Client,
     asked: Arc<AtomicBool>,
 }
 
@@ -515,8 +527,12 @@ impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Asked<G, V> {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Relaxed);
-        if let Some(client) = &self.client {
-            request.extensions_mut().insert(client.clone());
+        let extensions = request.extensions_mut();
+        if let Some(address) = self.client.address {
+            extensions.insert(address);
+        }
+        if let Some(tls) = &self.client.tls {
+            extensions.insert(tls.clone());
         }
         self.edge.answer(request)
     }

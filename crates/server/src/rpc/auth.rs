@@ -12,6 +12,7 @@ use types::ErrorKind;
 
 use super::{mismatch, status};
 use crate::access::{self, Head};
+use crate::guesses::Guess;
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -80,17 +81,16 @@ impl Auth {
     }
 
     /// The auth revision under which this is the user's password.
-    async fn check_password(&self, name: &str, password: String) -> Result<u64, ErrorKind> {
+    async fn check_password(&self, guess: Guess, name: &str, password: String) -> Result<u64, ErrorKind> {
         let node = &self.0;
-        let credentials = match node.board.auth().credentials(name) {
-            Err(ErrorKind::AuthFailed) => {
-                node.passwords.pretend(password).await?;
-                return Err(ErrorKind::AuthFailed);
-            }
-            credentials => credentials?,
+        let (hash, revision) = match node.board.auth().credentials(name) {
+            Ok(credentials) => (Some(credentials.hash), credentials.revision),
+            Err(ErrorKind::AuthFailed) => (None, 0),
+            Err(error) => return Err(error),
         };
-        match node.passwords.verify(password, credentials.hash).await? {
-            true => Ok(credentials.revision),
+        let now_ms = || node.now_ms();
+        match node.passwords.verify(guess, password, hash, now_ms).await? {
+            true => Ok(revision),
             false => Err(ErrorKind::AuthFailed),
         }
     }
@@ -98,11 +98,12 @@ impl Auth {
     /// Tries until nothing about users has changed between the look at the password and the token.
     async fn authenticate_now(
         &self,
+        guess: Guess,
         name: &str,
         password: &str,
     ) -> Result<(Option<ResponseHeader>, String), Status> {
         loop {
-            let revision = match self.check_password(name, password.to_owned()).await {
+            let revision = match self.check_password(guess, name, password.to_owned()).await {
                 Ok(revision) => revision,
                 Err(ErrorKind::AuthNotEnabled) => return Err(status(ErrorKind::AuthNotEnabled)),
                 Err(error) => {
@@ -224,8 +225,9 @@ impl auth_server::Auth for Auth {
         let (head, request) = access::split(request);
         self.0.admit(&head)?;
         let AuthenticateRequest { name, password } = request;
+        let guess = Guess::new(&name, access::address(&head));
         self.0.read_barrier().await.map_err(status)?;
-        let (header, token) = self.authenticate_now(&name, &password).await?;
+        let (header, token) = self.authenticate_now(guess, &name, &password).await?;
         Ok(Response::new(AuthenticateResponse { header, token }))
     }
 
