@@ -20,11 +20,12 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Nine test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
+//! Ten test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
 //! `etcdutl` at work on our server and its snapshots), `tests/discovery.rs` (members that find each other, see
 //! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
 //! [`rotation`] and [`confined`]), `tests/matrix.rs` (every call by every kind of caller, see [`identities`]),
-//! `tests/tokens.rs` (JWT), `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
+//! `tests/tokens.rs` (JWT), `tests/rude.rs` (secrets, and requests that should do nothing),
+//! `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
 //! last two are short by default; `cargo xtask nightly` is their long form. The real etcd comes from `cargo xtask
 //! reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails. A trial for which the
 //! machine itself lacks something (see [`spaces`]) is ignored anywhere.
