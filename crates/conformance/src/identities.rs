@@ -53,6 +53,12 @@ const SIGN_INS_MAX: usize = 10;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is put into the place of an answer that has no messages.
+const CLOSED: &str = "there was no message";
+
+/// What ours, as etcd 3.7, says to an observer that it has to turn away.
+const CLOSED_EARLY: &str = "election: observe closed early";
+
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -72,7 +78,8 @@ impl Outcome {
     }
 
     /// The outcome in a table: `e` the user's name is empty, `t` an invalid token, `d` permission denied, in capitals
-    /// where the code says nothing; `u` not served; `?` a call that went wrong. Everybody else was let in, `.`, whatever
+    /// where the code says nothing; `c` a stream that was
+    /// closed without a message; `u` not served; `?` a call that went wrong. Everybody else was let in, `.`, whatever
     /// came of it then.
     pub fn letter(&self) -> char {
         let Outcome::Refused(code, text) = self else {
@@ -86,6 +93,7 @@ impl Outcome {
             Code::Unknown if has("user name is empty") => 'E',
             Code::Unknown if has("invalid auth token") => 'T',
             Code::Unknown if has("permission denied") => 'D',
+            Code::Unknown | Code::Internal if has(CLOSED) || has(CLOSED_EARLY) => 'c',
             Code::Unimplemented => 'u',
             Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unauthenticated => '?',
             _ => '.',
@@ -246,7 +254,8 @@ impl Gate {
             let shown: Vec<_> = token.iter().map(|token| ("token", token.as_str())).collect();
             let certificate = (caller == "named").then_some("named");
             let outcome = self.call(path, request.clone(), &shown, certificate).await?;
-            let may_have_ended = outcome.letter() == 't' && !matches!(caller, "bad" | "expired" | "named");
+            let may_have_ended =
+                matches!(outcome.letter(), 't' | 'T') && !matches!(caller, "bad" | "expired" | "named");
             if !may_have_ended || self.tokens.remove(caller).is_none() {
                 return Ok(outcome);
             }
@@ -356,7 +365,7 @@ impl Gate {
         let first = async {
             let answer = client.streaming(request, path, Raw).await?;
             let message = answer.into_inner().message().await?;
-            message.ok_or_else(|| Status::internal("there was no answer"))
+            message.ok_or_else(|| Status::internal(CLOSED))
         };
         timeout(PATIENCE, first)
             .await
