@@ -55,6 +55,12 @@ fn few() -> Vec<(String, Work)> {
             1,
         ),
     ];
+    for (name, snapshot_count) in [
+        ("all_know_the_same_users_with_a_snapshot_at_each_entry", 1),
+        ("all_know_the_same_users_with_a_snapshot_at_every_tenth_entry", 10),
+    ] {
+        trials.push(users_kept(name, snapshot_count));
+    }
     trials.extend(harness::scripts("cluster"));
     trials
 }
@@ -141,6 +147,15 @@ fn users(name: &str, ours: usize) -> (String, Work) {
     let work = move |tools: &Tools| {
         let shared = users::shared(tools, tools.programs(ours));
         Ok(harness::runtime()?.block_on(shared)?)
+    };
+    (name.to_owned(), Box::new(work))
+}
+
+/// Users change while members take snapshots every so many entries.
+fn users_kept(name: &str, snapshot_count: usize) -> (String, Work) {
+    let work = move |tools: &Tools| {
+        let kept = users::kept(tools, &tools.ours, snapshot_count);
+        Ok(harness::runtime()?.block_on(kept)?)
     };
     (name.to_owned(), Box::new(work))
 }
