@@ -56,9 +56,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What is put into the place of an answer that has no messages.
 const CLOSED: &str = "there was no message";
 
-/// What ours, as etcd 3.7, says to an observer that it has to turn away.
-const CLOSED_EARLY: &str = "election: observe closed early";
-
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -93,7 +90,7 @@ impl Outcome {
             Code::Unknown if has("user name is empty") => 'E',
             Code::Unknown if has("invalid auth token") => 'T',
             Code::Unknown if has("permission denied") => 'D',
-            Code::Unknown | Code::Internal if has(CLOSED) || has(CLOSED_EARLY) => 'c',
+            Code::Internal if has(CLOSED) => 'c',
             Code::Unimplemented => 'u',
             Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unauthenticated => '?',
             _ => '.',

@@ -65,12 +65,10 @@ impl election_server::Election for Election {
             prefix: Prefix::of(&request.name),
             watched: None,
         };
-        let leaders = futures_util::stream::try_unfold(observer, |mut observer| async move {
-            // A leader that can't be told ends the stream, as it does in etcd, with these words for every reason.
-            match observer.next().await {
-                Ok(leader) => Ok(Some((leader, observer))),
-                Err(_) => Err(Status::unknown("election: observe closed early")),
-            }
+        let leaders = futures_util::stream::unfold(observer, |mut observer| async move {
+            // A leader that can't be told ends the stream without a word, whatever the reason, as in etcd.
+            let leader = observer.next().await.ok()?;
+            Some((Ok(leader), observer))
         });
         Ok(Response::new(Box::pin(leaders)))
     }
@@ -255,5 +253,5 @@ impl Observer {
 }
 
 fn ended() -> Status {
-    Status::unknown("election: observe closed early")
+    Status::unknown("the watch has ended")
 }

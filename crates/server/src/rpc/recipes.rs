@@ -54,7 +54,11 @@ impl Caller {
     }
 
     fn request<T>(&self, request: T) -> Request<T> {
-        Request::from_parts(self.head.metadata().clone(), self.head.extensions().clone(), request)
+        Request::from_parts(
+            self.head.metadata().clone(),
+            self.head.extensions().clone(),
+            request,
+        )
     }
 
     /// The lease to use: a new one if none is named.
