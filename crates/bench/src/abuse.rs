@@ -1,7 +1,7 @@
 //! What rude clients cost the others: each abuse in turn, on this machine only, beside a client that writes.
 //!
 //! For each abuse the writer's latencies, the server's memory and what became of the rude are shown, in a table. Every
-//! abuse ends after `--seconds`. Those who are thrown out come back at once, as real ones do.
+//! abuse ends after `--seconds`. Those who are thrown out come back.
 
 use std::future::Future;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -390,23 +390,29 @@ async fn silent(address: String, beginning: &'static [u8], tally: Arc<Tally>) {
     }
 }
 
-/// Sends a burst of frames again and again, and comes back when it is thrown out.
+/// Sends a burst of frames at every beat, on a new connection if it was thrown out.
 async fn flood(target: Arc<Target>, tally: Arc<Tally>, next: fn(&mut Wire) -> Vec<u8>) {
+    let mut wire = None;
     while !tally.is_over() {
-        let Ok(mut wire) = Wire::connect(&target.plain, WIDE).await else {
-            sleep(BEAT).await;
-            continue;
+        let beat = tokio::time::Instant::now() + BEAT;
+        let mut open = match wire.take() {
+            Some(open) => open,
+            None => match Wire::connect(&target.plain, WIDE).await {
+                Ok(open) => open,
+                Err(_) => {
+                    sleep(BEAT).await;
+                    continue;
+                }
+            },
         };
-        while !tally.is_over() {
-            let burst: Vec<u8> = (0..FRAMES_PER_BEAT).flat_map(|_| next(&mut wire)).collect();
-            if wire.send(&burst).await.is_err() {
-                break;
-            }
+        let burst: Vec<u8> = (0..FRAMES_PER_BEAT).flat_map(|_| next(&mut open)).collect();
+        if open.send(&burst).await.is_ok() {
             tally.add(FRAMES_PER_BEAT as u64);
-            let beat = tokio::time::Instant::now() + BEAT;
-            if !listen(&mut wire, &tally, beat).await {
-                break;
-            }
+        }
+        if listen(&mut open, &tally, beat).await {
+            wire = Some(open);
+        } else {
+            tokio::time::sleep_until(beat).await;
         }
     }
 }

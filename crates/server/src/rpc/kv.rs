@@ -28,6 +28,9 @@ use crate::replies::Done;
 
 /// Keys in the first message of a RangeStream; the next ones adapt to the sizes seen.
 const STREAM_FIRST_CHUNK: usize = 10;
+/// Bytes of a range that are read on the connection's thread, if they are in memory; that is a fraction of a
+/// millisecond, in which the thread's other connections wait.
+const HERE_BYTES_MAX: u64 = 256 << 10;
 /// Keys in any message of a RangeStream: tiny keys must not make a message that takes forever.
 const STREAM_CHUNK_MAX: usize = 100_000;
 
@@ -231,7 +234,11 @@ impl kv_server::Kv for Kv {
 
 /// Reads a range, where it delays nobody else.
 async fn range(node: &Node, options: &RangeOptions) -> Result<Result<RangeResult, RangeError>, Status> {
-    match node.mvcc.range(options, Wait::No) {
+    let found = match options.max_bytes <= HERE_BYTES_MAX {
+        true => node.mvcc.range(options, Wait::No),
+        false => Err(RangeError::Read(ReadError::WouldBlock)),
+    };
+    match found {
         Err(RangeError::Read(ReadError::WouldBlock)) => {
             let (mvcc, options) = (node.mvcc.clone(), options.clone());
             blocking(move || mvcc.range(&options, Wait::Yes)).await
