@@ -71,7 +71,6 @@ impl Passwords {
     ) -> Result<bool, ErrorKind> {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| format!("$2a${:02}${NOBODY}", self.cost).into());
-        self.hear(guess, now_ms())?;
         let turn = self.turn().await?;
         // Guesses at the same password may have been in front of this one.
         self.hear(guess, now_ms())?;
@@ -86,7 +85,11 @@ impl Passwords {
         Ok(is_right)
     }
 
-    fn hear(&self, guess: Guess, now_ms: u64) -> Result<(), ErrorKind> {
+    /// Whether a password is to be looked at, for those who do not want to queue up in vain.
+    ///
+    /// # Errors
+    /// `TooManyRequests`.
+    pub fn hear(&self, guess: Guess, now_ms: u64) -> Result<(), ErrorKind> {
         match self.guesses.lock().may_try(guess, now_ms) {
             true => Ok(()),
             false => Err(ErrorKind::TooManyRequests),
