@@ -224,6 +224,66 @@ pub const DIFFERENCES: &[Difference] = &[
         }),
     },
     Difference {
+        name: "json-status",
+        origin: Origin::Etcd("3.6"),
+        reason: "as `status-fields`, in JSON",
+        expected: Expected::Rewritten(|_, answer| {
+            let newer = r#","storageVersion":"3.7.0","dbSizeQuota":"2147483648","downgradeInfo":{}}"#;
+            let answer = answer.replace("3.5.30", "3.7.1");
+            format!("{}{newer}", answer.trim_end_matches('}'))
+        }),
+    },
+    Difference {
+        name: "json-status-for-all",
+        origin: Origin::Etcd("3.7"),
+        reason: "as `status-for-all`, in JSON",
+        expected: Expected::Rewritten(|_, _| json_ok()),
+    },
+    Difference {
+        name: "json-downgrade",
+        origin: Origin::Etcd("3.6"),
+        reason: "as `downgrade-cancelled-twice`, in JSON",
+        expected: Expected::Rewritten(|_, _| json_ok()),
+    },
+    Difference {
+        name: "json-upkeep",
+        origin: Origin::Etcd("3.7"),
+        reason: "as `refusal-of-upkeep`, in JSON",
+        expected: Expected::Rewritten(|_, answer| {
+            let (status, code) = match answer.contains("denied") {
+                true => ("403 Forbidden", "7"),
+                false => ("400 Bad Request", "3"),
+            };
+            answer
+                .replace("500 Internal Server Error", status)
+                .replace("\"code\":2", &format!("\"code\":{code}"))
+                .replace("auth: ", "etcdserver: ")
+        }),
+    },
+    Difference {
+        name: "json-bearer",
+        origin: Origin::Etcd("3.7.1"),
+        reason: "a token may have `Bearer` before it, as it always has from a websocket",
+        expected: Expected::Rewritten(|call, _| {
+            let header = r#"{"cluster_id":"CLUSTER","member_id":"M1","revision":"4","raft_term":"+"}"#;
+            match call.starts_with("hear") {
+                true => format!("hear:\n  {{\"result\":{{\"header\":{header},\"created\":true}}}}"),
+                false => json_ok(),
+            }
+        }),
+    },
+    Difference {
+        name: "foreign-origin",
+        origin: Origin::OnPurpose,
+        reason: "what a page of another origin has sent is refused, not only hidden from it (CVE-2018-1098)",
+        expected: Expected::Rewritten(|_, _| {
+            let head = "json: 403 Forbidden [content-type: text/plain; charset=utf-8] [x-content-type-options: nosniff]";
+            let body =
+                "a web page of another origin has sent this request, and --cors does not allow that origin";
+            format!("{head}\n  {body}\\n")
+        }),
+    },
+    Difference {
         name: "no-go-inside",
         origin: Origin::OnPurpose,
         reason: "/debug/vars shows the inside of a Go program",
@@ -239,6 +299,11 @@ pub const DIFFERENCES: &[Difference] = &[
         }),
     },
 ];
+
+/// An answer in JSON whose body is not looked at.
+fn json_ok() -> String {
+    "json: 200 OK [content-type: application/json] [grpc-metadata-content-type: application/grpc]".into()
+}
 
 /// The text up to the first blank or line break.
 fn word(text: &str) -> &str {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// An answer as it came, its body freed of chunking.
@@ -39,19 +39,94 @@ pub async fn exchange(
     method: &str,
     path: &str,
     headers: &str,
-    body: &str,
+    body: impl AsRef<[u8]>,
 ) -> io::Result<Response> {
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).await?;
+    send(&mut stream, at, method, path, headers, body.as_ref()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;
     parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response"))
 }
 
+/// Sends a request. A `Host` among the headers takes the place of the usual one.
+async fn send(
+    stream: &mut (impl AsyncWrite + Unpin),
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<()> {
+    let host = match headers.contains("Host:") {
+        true => String::new(),
+        false => format!("Host: {at}\r\n"),
+    };
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}Content-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).await
+}
+
+/// An answer that goes on for as long as it is wanted: in chunks, with lines in them.
+#[derive(Debug)]
+pub struct Lines {
+    stream: BufReader<TcpStream>,
+    /// The answer without a body.
+    pub head: Response,
+    read: Vec<u8>,
+}
+
+impl Lines {
+    /// Sends a request and reads the head of its answer.
+    pub async fn open(at: SocketAddr, path: &str, headers: &str, body: &[u8]) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(at).await?;
+        send(&mut stream, at, "POST", path, headers, body).await?;
+        let mut stream = BufReader::new(stream);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let (head, _) = parse_head(&head)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response"))?;
+        Ok(Lines {
+            stream,
+            head,
+            read: Vec::new(),
+        })
+    }
+
+    /// The next line; none when the answer ends.
+    pub async fn next(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+            }
+            let mut length = String::new();
+            self.stream.read_line(&mut length).await?;
+            let length = usize::from_str_radix(length.trim(), 16)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if length == 0 {
+                return Ok(None);
+            }
+            let mut chunk = vec![0; length + 2];
+            self.stream.read_exact(&mut chunk).await?;
+            self.read.extend_from_slice(&chunk[..length]);
+        }
+    }
+}
+
 fn parse(bytes: &[u8]) -> Option<Response> {
+    let (mut response, body) = parse_head(bytes)?;
+    response.body = match response.header("transfer-encoding") {
+        Some("chunked") => unchunked(body)?,
+        _ => body.to_vec(),
+    };
+    Some(response)
+}
+
+/// The answer without its body, and the bytes of that as they came.
+fn parse_head(bytes: &[u8]) -> Option<(Response, &[u8])> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let (head, body) = (std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 4..]);
     let mut lines = head.split("\r\n");
@@ -63,15 +138,9 @@ fn parse(bytes: &[u8]) -> Option<Response> {
     let response = Response {
         status,
         headers,
-        body: body.to_vec(),
+        body: Vec::new(),
     };
-    match response.header("transfer-encoding") {
-        Some("chunked") => Some(Response {
-            body: unchunked(body)?,
-            ..response
-        }),
-        _ => Some(response),
-    }
+    Some((response, body))
 }
 
 fn unchunked(mut bytes: &[u8]) -> Option<Vec<u8>> {

@@ -20,8 +20,9 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Ten test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/etcdctl.rs` (the real `etcdctl` and
-//! `etcdutl` at work on our server and its snapshots), `tests/discovery.rs` (members that find each other, see
+//! Eleven test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
+//! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/discovery.rs`
+//! (members that find each other, see
 //! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
 //! [`rotation`] and [`confined`]), `tests/matrix.rs` (every call by every kind of caller, see [`identities`]),
 //! `tests/tokens.rs` (JWT), `tests/rude.rs` (secrets, and requests that should do nothing),
@@ -56,6 +57,7 @@ pub mod differences;
 pub mod discovery;
 pub mod divergence;
 pub mod faults;
+pub mod gateway;
 pub mod harness;
 pub mod history;
 pub mod http;

@@ -47,9 +47,9 @@ impl goldenscript::Runner for Reader {
 
 /// The scripts of `scripts/` and of its folders.
 pub fn all() -> Vec<Script> {
-    [in_folder(""), in_folder("etcdctl"), in_folder("cluster")]
+    ["", "gateway", "etcdctl", "cluster"]
         .into_iter()
-        .flatten()
+        .flat_map(in_folder)
         .collect()
 }
 

@@ -1,6 +1,6 @@
 //! A script's way through one server.
 //!
-//! Besides the calls of [`crate::call`] and [`crate::recipes`] a script knows:
+//! Besides the calls of [`crate::call`] and [`crate::recipes`], and JSON over HTTP ([`crate::gateway`]), a script knows:
 //!
 //! | command | what it does |
 //! |---|---|
@@ -60,6 +60,7 @@ use crate::call::{self, Args, Call, ScriptError};
 use crate::caller::{Caller, Line};
 use crate::cli;
 use crate::compare::Step;
+use crate::gateway::Web;
 use crate::http;
 use crate::recipes::Recipes;
 use crate::server::{Place, Ports, Server};
@@ -67,7 +68,7 @@ use crate::stream::WatchStream;
 use crate::tools::Tools;
 
 /// How long an answer may take. Nothing a script asks takes a second but the end of a lease.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long an answer may be one that a script waits to change. Ten seconds are usual.
 const SETTLING_MAX: Duration = Duration::from_secs(120);
@@ -315,6 +316,7 @@ struct Running {
     names: Names,
     clients: Clients,
     watches: HashMap<String, WatchStream>,
+    web: Web,
     /// The last token of each user.
     tokens: HashMap<String, String>,
 }
@@ -396,6 +398,7 @@ impl Running {
             names,
             clients,
             watches: HashMap::new(),
+            web: Web::default(),
             tokens: HashMap::new(),
         })
     }
@@ -544,7 +547,11 @@ impl Running {
             "restart" | "crash" | "stop" | "resume" | "gone" => running.process(command).await,
             other => {
                 let recipes = &mut running.clients.recipes;
-                let answer = recipes.step(command, &mut running.names).await;
+                if let Some(answer) = recipes.step(command, &mut running.names).await {
+                    return answer;
+                }
+                let at = running.server.ports.at(running.server.ports.client);
+                let answer = running.web.step(command, at, &mut running.names).await;
                 answer.unwrap_or_else(|| Err(format!("no such command: {other}").into()))
             }
         }
@@ -863,6 +870,7 @@ impl Running {
     async fn process(&mut self, command: &Command) -> Result<String, ScriptError> {
         Args::new(command, &self.names).end()?;
         self.watches.clear();
+        self.web = Web::default();
         let end = match command.name.as_str() {
             "crash" => {
                 self.server.kill();

@@ -8,9 +8,11 @@
 //!
 //! The peer port has more, which needs a body or streams: raft's paths and those of [`Desk`].
 //!
+//! The paths below `/v3/` are the JSON gateway's, see [`crate::json`].
+//!
 //! Everything else is 404. Bodies, codes and headers are etcd's to the byte, newlines included: load
-//! balancers and probes compare them. In front of the client port stand two guards (`access`): the
-//! list of host names that requests may be for, and the origins that browsers may come from.
+//! balancers and probes compare them. In front of the client port stand guards (`access`): the list of host
+//! names that requests may be for, and the origins that browsers may come from.
 //!
 //! An answer is computed from a request's head alone; no endpoint here reads a body.
 
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use proto::etcdserverpb::AlarmMember;
@@ -62,6 +64,8 @@ pub trait Vitals: Clone + Send + Sync + 'static {
     fn cluster_version(&self) -> Option<String>;
     /// The version of the stored data.
     fn storage_version(&self) -> Option<String>;
+    /// Whether callers have to be users.
+    fn has_users(&self) -> bool;
 }
 
 impl Vitals for Node {
@@ -87,6 +91,10 @@ impl Vitals for Node {
 
     fn storage_version(&self) -> Option<String> {
         self.storage_version()
+    }
+
+    fn has_users(&self) -> bool {
+        self.board.auth_enabled()
     }
 }
 
@@ -136,8 +144,29 @@ impl<V: Vitals> Site<V> {
             Method::OPTIONS => Response::default(),
             _ => site.route(request).await,
         };
-        site.access.allow_origin(&request.headers, answer.headers_mut());
+        self.allow_origin(request.headers.get(ORIGIN), answer.headers_mut());
         answer
+    }
+
+    /// The answer to a request that may not go to the gateway, or that is no more than a browser's question whether it
+    /// may.
+    pub fn refuse_json(&self, request: &Parts) -> Option<Answer> {
+        let Inner { access, member, .. } = &*self.0;
+        let question = || {
+            let mut answer = Response::default();
+            self.allow_origin(request.headers.get(ORIGIN), answer.headers_mut());
+            (request.method == Method::OPTIONS).then_some(answer)
+        };
+        access
+            .refuse_host(request)
+            .or_else(|| access.refuse_certificate(request, member.has_users()))
+            .or_else(question)
+            .or_else(|| access.refuse_origin(request))
+    }
+
+    /// Adds the headers by which a browser lets a page of this origin read an answer.
+    pub fn allow_origin(&self, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
+        self.0.access.allow_origin(origin, answer);
     }
 }
 

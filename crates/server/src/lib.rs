@@ -34,6 +34,7 @@ pub mod http;
 pub mod ids;
 pub mod inbox;
 pub mod install;
+pub mod json;
 mod jwt;
 pub mod listen;
 pub mod loops;

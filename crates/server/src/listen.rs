@@ -39,9 +39,9 @@ use crate::fields::json;
 use crate::http::Port;
 
 pub use calm::Chatter;
-pub use connection::{ClientAddress, Limits, Ports, TlsClient};
+pub use connection::{ClientAddress, Limits, Ports, Stay, TlsClient};
 pub use debts::{Debt, Debts};
-pub use edge::{Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody};
+pub use edge::{CallBody, Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody, is_gateway_path};
 pub use lanes::Lanes;
 pub use secure::sign_own;
 

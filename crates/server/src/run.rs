@@ -143,6 +143,7 @@ pub async fn run(
             Services::new(node),
             site(Port::Client),
             metrics.clone(),
+            &config,
         );
         ready();
         std::future::pending::<()>().await

@@ -5,6 +5,7 @@ use http::Request;
 use super::*;
 use crate::config::NameSet;
 use crate::config::tests::config;
+use crate::listen::TlsClient;
 use proto::etcdserverpb::AlarmType;
 
 /// A member in the state that a test wants.
@@ -13,6 +14,7 @@ pub(crate) struct Fake {
     alarms: Vec<AlarmType>,
     leader: bool,
     learner: bool,
+    users: bool,
     serializable: Result<(), ErrorKind>,
     linearizable: Result<(), ErrorKind>,
 }
@@ -22,6 +24,7 @@ pub(crate) const WELL: Fake = Fake {
     alarms: vec![],
     leader: true,
     learner: false,
+    users: false,
     serializable: Ok(()),
     linearizable: Ok(()),
 };
@@ -57,6 +60,10 @@ impl Vitals for Fake {
 
     fn storage_version(&self) -> Option<String> {
         self.leader.then(|| "3.7.0".into())
+    }
+
+    fn has_users(&self) -> bool {
+        self.users
     }
 }
 
@@ -358,4 +365,105 @@ async fn origins_and_hosts_can_be_listed() {
         assert_eq!(status, 421);
         assert!(body.contains("--host-whitelist"));
     }
+}
+
+/// A site where pages of one origin are welcome, and where certificates may be users.
+fn guarded(member: Fake) -> Site<Fake> {
+    let mut config = config();
+    config.cors = NameSet::parse("http://good.example:80");
+    config.host_whitelist = NameSet::parse("good.host,127.0.0.1");
+    config.client_tls.asks_certificate = true;
+    Site::new(Port::Client, member, Arc::new(Metrics::new(&config)), &config)
+}
+
+/// The status of a request's refusal before it reaches the gateway; 0 if it does.
+fn refusal(site: &Site<Fake>, method: &str, headers: &[(&str, &str)], client: Option<TlsClient>) -> u16 {
+    let mut request = Request::builder().method(method).uri("/v3/kv/put");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(()).unwrap().into_parts().0;
+    if let Some(client) = client {
+        request.extensions.insert(client);
+    }
+    site.refuse_json(&request)
+        .map_or(0, |answer| answer.status().as_u16())
+}
+
+const HOST: (&str, &str) = ("host", "good.host:2379");
+
+#[test]
+fn what_a_page_of_a_foreign_origin_has_sent_does_not_reach_the_gateway() {
+    let site = guarded(WELL);
+    for (headers, expected) in [
+        // As curl and every other caller that is no browser, whatever it calls its body.
+        (&[HOST][..], 0),
+        (&[HOST, ("content-type", "application/x-www-form-urlencoded")], 0),
+        (&[HOST, ("content-type", "text/plain")], 0),
+        (&[HOST, ("origin", "http://good.example:80")], 0),
+        (&[HOST, ("origin", "http://good.host:2379")], 0),
+        (&[HOST, ("sec-fetch-site", "same-origin")], 0),
+        (&[HOST, ("sec-fetch-site", "none")], 0),
+        (&[HOST, ("origin", "http://evil.example")], 403),
+        (
+            &[
+                HOST,
+                ("origin", "http://evil.example"),
+                ("content-type", "application/json"),
+            ],
+            403,
+        ),
+        (
+            &[
+                HOST,
+                ("origin", "http://evil.example"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+            403,
+        ),
+        (&[HOST, ("origin", "null")], 403),
+        (&[HOST, ("origin", "")], 403),
+        (&[HOST, ("sec-fetch-site", "cross-site")], 403),
+    ] {
+        assert_eq!(refusal(&site, "POST", headers, None), expected, "{headers:?}");
+        // A websocket is opened by GET, and browsers let any page try.
+        assert_eq!(refusal(&site, "GET", headers, None), expected, "{headers:?}");
+    }
+    let evil = [HOST, ("origin", "http://evil.example")];
+    assert_eq!(refusal(&site, "OPTIONS", &evil, None), 200);
+    // With `--cors` as it is by default, every origin is welcome.
+    let open = self::site(Port::Client, WELL);
+    assert_eq!(refusal(&open, "POST", &evil, None), 0);
+}
+
+#[test]
+fn a_plain_request_for_a_foreign_host_does_not_reach_the_gateway() {
+    let site = guarded(WELL);
+    let evil = [("host", "evil.host:2379")];
+    assert_eq!(refusal(&site, "POST", &evil, None), 421);
+    assert_eq!(refusal(&site, "POST", &[("host", "127.0.0.1")], None), 0);
+    assert_eq!(
+        refusal(&site, "POST", &evil, Some(TlsClient { common_name: None })),
+        0
+    );
+}
+
+#[test]
+fn a_certificate_that_names_a_user_is_refused_by_the_gateway_while_there_are_users() {
+    let named = |name: &str| {
+        Some(TlsClient {
+            common_name: Some(name.into()),
+        })
+    };
+    let with_users = Fake { users: true, ..WELL };
+    let site = guarded(with_users.clone());
+    assert_eq!(refusal(&site, "POST", &[HOST], named("root")), 400);
+    assert_eq!(refusal(&site, "POST", &[HOST], named("")), 0);
+    assert_eq!(
+        refusal(&site, "POST", &[HOST], Some(TlsClient { common_name: None })),
+        0
+    );
+    assert_eq!(refusal(&guarded(WELL), "POST", &[HOST], named("root")), 0);
+    let unasked = self::site(Port::Client, with_users);
+    assert_eq!(refusal(&unasked, "POST", &[HOST], named("root")), 0);
 }

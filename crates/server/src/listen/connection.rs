@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -31,7 +32,8 @@ use super::shares::{Place, Shares};
 use super::{Bound, Listener, Listeners, log_serving};
 use crate::config::Config;
 use crate::http::{Port, Site, Vitals};
-use crate::metrics::Metrics;
+use crate::json::Gateway;
+use crate::metrics::{Metered, Metrics};
 
 /// What connections are held to.
 #[derive(Clone, Debug)]
@@ -187,16 +189,22 @@ impl Ports {
         services: G,
         site: Site<V>,
         metrics: Arc<Metrics>,
+        config: &Config,
     ) {
         let room = Room::for_connections(listeners.client_connections_max.min(Semaphore::MAX_PERMITS));
         let beside = listeners.client_http.is_empty().then(|| site.clone());
+        let gateway = config
+            .grpc_gateway
+            .then(|| Gateway::new(Metered::new(services.clone(), Arc::clone(&metrics)), config));
         tracing::info!("ready to serve client requests");
         for listener in take(&mut listeners.client) {
             let edge = Edge::grpc(services.clone(), beside.clone(), Arc::clone(&metrics));
+            let edge = edge.with(gateway.clone());
             self.serve(Port::Client, listener, edge, room.clone());
         }
         for listener in take(&mut listeners.client_http) {
-            self.serve::<NoGrpc, V>(Port::Client, listener, Edge::http(site.clone()), room.clone());
+            let edge = Edge::gateway(gateway.clone(), site.clone());
+            self.serve(Port::Client, listener, edge, room.clone());
         }
     }
 
@@ -344,7 +352,10 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
         let (edge, stopping) = (self.edge.clone(), self.stopping.clone());
         let (port, security) = (self.port, self.security.clone());
         self.lanes.spawn(async move {
-            let _seat = seat;
+            let stay = Stay {
+                _seat: Arc::new(seat),
+                stopping,
+            };
             let socket = match accepted.and_then(open) {
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(error = %error, "failed to take over a connection"),
@@ -352,7 +363,7 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
             let address = from.map(|from| ClientAddress(from.ip()));
             let client = |tls| Client { address, tls };
             let Some(tls) = security.tls else {
-                return attend(socket, client(None), edge, &protocol, &limits, stopping).await;
+                return attend(socket, client(None), edge, &protocol, &limits, stay).await;
             };
             let begin = async {
                 match security.plain && !begins_tls(&socket).await? {
@@ -362,10 +373,10 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
             };
             match timeout(limits.handshake, begin).await {
                 Ok(Ok(Begun::Plain(socket))) => {
-                    attend(socket, client(None), edge, &protocol, &limits, stopping).await;
+                    attend(socket, client(None), edge, &protocol, &limits, stay).await;
                 }
                 Ok(Ok(Begun::Secured(socket, shown))) => {
-                    attend(socket, client(Some(shown)), edge, &protocol, &limits, stopping).await;
+                    attend(socket, client(Some(shown)), edge, &protocol, &limits, stay).await;
                 }
                 Ok(Err(error)) => log_rejection(port, from, &error),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -382,6 +393,22 @@ pub struct ClientAddress(pub IpAddr);
 struct Client {
     address: Option<ClientAddress>,
     tls: Option<TlsClient>,
+}
+
+/// What a connection holds while it lasts, under whichever protocol: its place among those there may be, and the server
+/// that waits for it when it stops.
+#[derive(Clone)]
+pub struct Stay {
+    _seat: Arc<Seat>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Stay {
+    /// Waits until the server stops.
+    pub async fn until_stop(&mut self) {
+        // A server that is gone has stopped too.
+        let _ = self.stopping.changed().await;
+    }
 }
 
 /// A connection that has come in by TLS, as its requests' extensions tell. Others have none.
@@ -477,7 +504,7 @@ async fn attend<S, G: GrpcService, V: Vitals>(
     edge: Edge<G, V>,
     protocol: &Builder<TokioExecutor>,
     limits: &Limits,
-    mut stopping: watch::Receiver<bool>,
+    mut stay: Stay,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -488,8 +515,10 @@ async fn attend<S, G: GrpcService, V: Vitals>(
         edge: edge.on(&debts),
         client,
         asked: Arc::clone(&asked),
+        stay: stay.clone(),
     };
-    let mut connection = pin!(protocol.serve_connection(TokioIo::new(socket), service));
+    let connection = protocol.serve_connection_with_upgrades(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
     let farewell = limits.first_request / FAREWELL;
     let silent = async {
         sleep(limits.first_request - farewell).await;
@@ -500,7 +529,7 @@ async fn attend<S, G: GrpcService, V: Vitals>(
     let patience = tokio::select! {
         // How a connection ends is between client and network.
         _ = connection.as_mut() => return,
-        _ = stopping.changed() => limits.drain,
+        () = stay.until_stop() => limits.drain,
         () = silent => farewell,
         () = debts.overdue() => {
             overdue.store(true, Relaxed);
@@ -518,6 +547,7 @@ struct Asked<G, V> {
     edge: Edge<G, V>,
     client: Client,
     asked: Arc<AtomicBool>,
+    stay: Stay,
 }
 
 impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Asked<G, V> {
@@ -533,6 +563,9 @@ impl<G: GrpcService, V: Vitals> Service<Request<Incoming>> for Asked<G, V> {
         }
         if let Some(tls) = &self.client.tls {
             extensions.insert(tls.clone());
+        }
+        if request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(self.stay.clone());
         }
         self.edge.answer(request)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -16,12 +16,50 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::debts::{Debt, Debts};
-use crate::http::{Desk, Site, Vitals, not_found};
+use crate::http::{Answer, Desk, Site, Vitals, not_found};
+use crate::json::{Gateway, Lines};
 use crate::metrics::{Answering, Metered, MeteredBody, Metrics};
 use crate::node::Node;
 
 /// The body of a gRPC request.
-pub type RequestBody = MeteredBody<Incoming>;
+pub type RequestBody = MeteredBody<CallBody>;
+
+/// Where the body of a gRPC request comes from.
+pub enum CallBody {
+    /// The network.
+    Network(Incoming),
+    /// This process.
+    Local(tonic::body::Body),
+}
+
+impl Body for CallBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut *self {
+            CallBody::Network(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            CallBody::Local(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            CallBody::Network(body) => body.is_end_stream(),
+            CallBody::Local(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            CallBody::Network(body) => body.size_hint(),
+            CallBody::Local(body) => body.size_hint(),
+        }
+    }
+}
 
 /// All gRPC services of a port. A connection has a clone of it, and calls it for every request, so a
 /// clone and a call should both be cheap.
@@ -55,6 +93,7 @@ impl<S> GrpcService for S where
 #[derive(Clone)]
 pub struct Edge<G, V = Node> {
     grpc: Option<Metered<G>>,
+    gateway: Option<Gateway<G>>,
     site: Option<Site<V>>,
     peers: Option<PeerEdge>,
     /// Those of the connection.
@@ -93,6 +132,7 @@ impl<V> Edge<NoGrpc, V> {
     pub fn http(site: Site<V>) -> Self {
         Edge {
             grpc: None,
+            gateway: None,
             site: Some(site),
             peers: None,
             debts: None,
@@ -113,6 +153,7 @@ impl<G: GrpcService, V> Edge<G, V> {
     pub fn grpc(services: G, site: Option<Site<V>>, metrics: Arc<Metrics>) -> Self {
         Edge {
             grpc: Some(Metered::new(services, metrics)),
+            gateway: None,
             site,
             peers: None,
             debts: None,
@@ -123,7 +164,27 @@ impl<G: GrpcService, V> Edge<G, V> {
     pub(super) fn on(self, debts: &Debts) -> Self {
         Edge {
             grpc: self.grpc.map(|grpc| grpc.on(debts)),
+            gateway: self.gateway.map(|gateway| gateway.on(debts)),
             debts: Some(debts.clone()),
+            ..self
+        }
+    }
+
+    /// The same services, but for HTTP alone.
+    pub fn gateway(gateway: Option<Gateway<G>>, site: Site<V>) -> Self {
+        Edge {
+            grpc: None,
+            gateway,
+            site: Some(site),
+            peers: None,
+            debts: None,
+        }
+    }
+
+    /// With the gateway beside HTTP's other endpoints, if there is one.
+    pub fn with(self, gateway: Option<Gateway<G>>) -> Self {
+        Edge {
+            gateway: gateway.filter(|_| self.site.is_some()),
             ..self
         }
     }
@@ -142,7 +203,7 @@ impl<G: GrpcService, V: Vitals> Edge<G, V> {
     /// Answers a request.
     pub(super) fn answer(&self, request: Request<Incoming>) -> Reply<G::Future> {
         if let Some(grpc) = self.grpc.as_ref().filter(|_| is_grpc(request.headers())) {
-            return Reply::Grpc(grpc.call(request));
+            return Reply::Grpc(grpc.call(request.map(CallBody::Network)));
         }
         let debts = self.debts.clone();
         if let Some(peers) = self
@@ -152,16 +213,36 @@ impl<G: GrpcService, V: Vitals> Edge<G, V> {
         {
             return Reply::Http(Box::pin(peers.answer(request, debts)));
         }
-        let (head, _) = request.into_parts();
-        let site = self.site.clone();
+        let Some(site) = self.site.clone() else {
+            return Reply::Http(Box::pin(async move { at_once(not_found(), debts.as_ref()) }));
+        };
+        let is_for_gateway = is_gateway_path(request.uri().path());
+        let Some(gateway) = self.gateway.clone().filter(|_| is_for_gateway) else {
+            let (head, _) = request.into_parts();
+            return Reply::Http(Box::pin(async move {
+                at_once(site.answer(&head).await, debts.as_ref())
+            }));
+        };
         Reply::Http(Box::pin(async move {
-            let answer = match site {
-                Some(site) => site.answer(&head).await,
-                None => not_found(),
-            };
-            answer.map(|body| EdgeBody::http(body, debts.as_ref()))
+            let (head, body) = request.into_parts();
+            if let Some(refusal) = site.refuse_json(&head) {
+                return at_once(refusal, debts.as_ref());
+            }
+            let origin = head.headers.get(ORIGIN).cloned();
+            let mut answer = gateway.answer(Request::from_parts(head, body)).await;
+            site.allow_origin(origin.as_ref(), answer.headers_mut());
+            answer
         }))
     }
+}
+
+/// Whether a path is the gateway's.
+pub fn is_gateway_path(path: &str) -> bool {
+    path.starts_with("/v3/") || path.starts_with("/v3beta/")
+}
+
+fn at_once(answer: Answer, debts: Option<&Debts>) -> Response<EdgeBody> {
+    answer.map(|body| EdgeBody::http(body, debts))
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -198,12 +279,15 @@ pub enum EdgeBody {
     Grpc(MeteredBody<tonic::body::Body>),
     /// Of an endpoint, to be taken.
     Http(Full<Bytes>, Option<Debt>),
+    /// Of a stream through the gateway.
+    Lines(Lines),
     /// Of raft's transport.
     Raft(peer::ResponseBody),
 }
 
 impl EdgeBody {
-    fn http(body: Bytes, debts: Option<&Debts>) -> Self {
+    /// The body of an endpoint's answer, which the client is to take.
+    pub fn http(body: Bytes, debts: Option<&Debts>) -> Self {
         let debt = debts.map(|debts| debts.owe(body.len()));
         EdgeBody::Http(body.into(), debt)
     }
@@ -220,6 +304,7 @@ impl Body for EdgeBody {
         match &mut *self {
             EdgeBody::Grpc(body) => Pin::new(body).poll_frame(cx),
             EdgeBody::Http(body, _) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            EdgeBody::Lines(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             EdgeBody::Raft(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
@@ -228,6 +313,7 @@ impl Body for EdgeBody {
         match self {
             EdgeBody::Grpc(body) => body.is_end_stream(),
             EdgeBody::Http(body, _) => body.is_end_stream(),
+            EdgeBody::Lines(body) => body.is_end_stream(),
             EdgeBody::Raft(body) => body.is_end_stream(),
         }
     }
@@ -236,6 +322,7 @@ impl Body for EdgeBody {
         match self {
             EdgeBody::Grpc(body) => body.size_hint(),
             EdgeBody::Http(body, _) => body.size_hint(),
+            EdgeBody::Lines(body) => body.size_hint(),
             EdgeBody::Raft(body) => body.size_hint(),
         }
     }

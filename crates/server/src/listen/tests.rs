@@ -69,7 +69,7 @@ impl Server {
         self.listeners.client_connections_max = connections_max;
         let (site, metrics) = (self.site(Port::Client), Arc::clone(&self.metrics));
         let ports = self.ports.as_ref().unwrap();
-        ports.serve_clients(&mut self.listeners, services, site, metrics);
+        ports.serve_clients(&mut self.listeners, services, site, metrics, &self.config);
         addresses
     }
 
@@ -166,6 +166,77 @@ fn http_can_have_a_port_of_its_own() {
     assert!(status(&grpc, "/etcdserverpb.KV/Put", GRPC).contains("grpc-status: 14"));
     assert!(status(&http, "/version", "").starts_with("HTTP/1.1 200"));
     assert!(status(&http, "/etcdserverpb.KV/Put", GRPC).starts_with("HTTP/1.1 404"));
+}
+
+/// Posts JSON; answers the whole answer.
+fn post(address: &str, target: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "POST {target} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    String::from_utf8(read_to_end(stream)).unwrap()
+}
+
+#[test]
+fn json_calls_are_answered_by_the_grpc_services_and_counted_with_them() {
+    let (server, address) = serve();
+    let answer = post(&address, "/v3/kv/put", "{\"key\":\"YQ==\"}");
+    assert!(
+        answer.ends_with("{\"code\":14,\"message\":\"refused\"}"),
+        "{answer}"
+    );
+    assert!(answer.starts_with("HTTP/1.1 503"));
+    assert!(server.metrics.encode().contains("grpc_method=\"Put\"} 1\n"));
+}
+
+#[test]
+fn the_gateway_is_where_http_is_and_can_be_left_out() {
+    let mut split = Server::bind(|config| {
+        config.listen_client = urls("http://localhost:0");
+        config.listen_client_http = urls("http://127.0.0.1:0");
+    })
+    .unwrap();
+    let [grpc, http] = split.serve_clients(10);
+    assert!(post(&grpc, "/v3/kv/put", "{}").starts_with("HTTP/1.1 404"));
+    assert!(post(&http, "/v3/kv/put", "{}").starts_with("HTTP/1.1 503"));
+    let mut without = Server::bind(|config| config.grpc_gateway = false).unwrap();
+    let [address, _] = without.serve_clients(10);
+    assert!(post(&address, "/v3/kv/put", "{}").ends_with("404 page not found\n"));
+}
+
+/// gRPC services that never answer.
+#[derive(Clone)]
+struct Silent;
+
+impl Service<Request<RequestBody>> for Silent {
+    type Response = Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Pending<Result<Self::Response, Self::Error>>;
+
+    fn call(&self, _: Request<RequestBody>) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+#[test]
+fn a_websocket_keeps_its_place_until_the_server_stops() {
+    let mut server = Server::bind(|_| ()).unwrap();
+    // A share of the room is for one address: one connection.
+    let [address, _] = server.serve_clients_with(Silent, 2);
+    let mut socket = TcpStream::connect(&address).unwrap();
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let head = ask(&mut socket, "/v3/watch", upgrade);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    // Nobody else from here has a place, so the end of this one tells that the socket holds its own.
+    let end = read_to_end(TcpStream::connect(&address).unwrap());
+    assert!(end.is_empty());
+    server.stop();
+    read_to_end(socket);
 }
 
 #[test]
