@@ -43,28 +43,23 @@ pub fn build() -> Result<(), Failed> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let root = &home.canonicalize().map_err(|error| Failed::File(home, error))?;
     let merge = llvm_profdata()?;
+    // Named, so that the flags are for what is built, and not for what builds it.
+    let host = rustc(&["--print", "host-tuple"])?;
     let work = root.join("target/pgo");
     let (counts, profile) = (work.join("counts"), work.join("counts.profdata"));
     renew(&counts)?;
     run(cargo(root, &["-p", "bench"]))?;
 
-    // What is counted are the source's branches, before any of the costly optimizations.
-    let quick = [
-        "-p",
-        "etcd",
-        "--config",
-        "profile.dist.lto=false",
-        "--config",
-        "profile.dist.codegen-units=16",
-    ];
-    let mut counting = cargo(root, &quick);
+    // In the very way in which the second one is built: what is counted goes by the names of pieces of the compiler's.
+    let mut counting = cargo(root, &["-p", "etcd"]);
     counting
         .env("CARGO_TARGET_DIR", work.join("counting"))
+        .args(["--target", &host])
         .env("RUSTFLAGS", format!("-Cprofile-generate={}", counts.display()));
     run(counting)?;
 
     let mut training = Command::new(root.join("crates/bench/training"));
-    training.arg(work.join("counting/dist/etcd"));
+    training.arg(work.join("counting").join(&host).join("dist/etcd"));
     run(training)?;
 
     let mut merging = Command::new(merge);
@@ -74,10 +69,11 @@ pub fn build() -> Result<(), Failed> {
     let mut guided = cargo(root, &["-p", "etcd", "-p", "etcdutl"]);
     guided
         .env("CARGO_TARGET_DIR", work.join("guided"))
+        .args(["--target", &host])
         .env("RUSTFLAGS", format!("-Cprofile-use={}", profile.display()));
     run(guided)?;
     for program in ["etcd", "etcdutl"] {
-        let from = work.join("guided/dist").join(program);
+        let from = work.join("guided").join(&host).join("dist").join(program);
         let to = root.join("target/dist").join(program);
         fs::copy(&from, &to).map_err(|error| Failed::File(from, error))?;
         println!("{}", to.display());
@@ -96,14 +92,17 @@ fn cargo(root: &Path, args: &[&str]) -> Command {
 
 /// The tool that comes with this very compiler: the counts' format changes with it.
 fn llvm_profdata() -> Result<PathBuf, Failed> {
-    let output = Command::new("rustc").args(["--print", "target-libdir"]).output();
-    let output = output.map_err(|error| Failed::NotStarted("rustc".to_owned(), error))?;
-    let libs = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    let tool = libs.join("../bin/llvm-profdata");
+    let tool = Path::new(&rustc(&["--print", "target-libdir"])?).join("../bin/llvm-profdata");
     match tool.exists() {
         true => Ok(tool),
         false => Err(Failed::NoTools(tool)),
     }
+}
+
+fn rustc(args: &[&str]) -> Result<String, Failed> {
+    let output = Command::new("rustc").args(args).output();
+    let output = output.map_err(|error| Failed::NotStarted("rustc".to_owned(), error))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn renew(folder: &Path) -> Result<(), Failed> {
