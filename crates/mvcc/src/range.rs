@@ -16,8 +16,8 @@ use crate::{Batch, Cursor, KeyIndex, KeyMeta, KeyParts, KvFields, KvRef, Mvcc, R
 /// than about its own fsync for a large range.
 pub(crate) const SLICE_KEYS: usize = 1024;
 
-/// Keys whose values are read before it is known what they weigh.
-const FEW_KEYS: usize = 16;
+/// Keys whose values are read before it is seen what they weigh.
+const PIECE_KEYS: usize = 64;
 
 /// Which way to sort.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,13 +250,14 @@ impl Reader<'_> {
         let mut gathered = Gathered::new(options);
         self.gather(options, &mut Cursor::default(), &mut gathered)?;
         if options.target != SortTarget::Value {
+            gathered.sort(options.target, options.order);
             cut(&mut gathered.found, options.limit);
         }
         self.weight(&gathered)
     }
 
-    /// [`fetch`](Self::fetch), if that is not more than so many bytes. Only a few values are read to learn what they
-    /// weigh: that costs less than to look them up twice.
+    /// [`fetch`](Self::fetch), if that is not more than so many bytes. Piece by piece, so that what is too much does not
+    /// get into memory, and what is not is looked up once.
     fn fetch_within(
         &self,
         max_bytes: u64,
@@ -267,21 +268,32 @@ impl Reader<'_> {
             true => Err(RangeError::Heavy(weight)),
             false => Ok(()),
         };
-        if max_bytes < u64::MAX && gathered.found.len() > FEW_KEYS {
-            within(self.weight(gathered)?)?;
+        if max_bytes == u64::MAX {
+            return self.fetch(gathered, wait);
         }
-        let kvs = self.fetch(gathered, wait)?;
-        within(kvs.iter().map(|kv| kv.len() as u64).sum())?;
+        if gathered.wants_keys {
+            within(self.weight(gathered)?)?;
+            return self.fetch(gathered, wait);
+        }
+        let mut weight = gathered.overhead();
+        let mut kvs = Vec::with_capacity(gathered.found.len());
+        for piece in gathered.found.chunks(PIECE_KEYS) {
+            let before = kvs.len();
+            self.fetch_piece(piece, wait, &mut kvs)?;
+            weight += kvs[before..].iter().map(|kv| kv.len() as u64).sum::<u64>();
+            if weight > max_bytes {
+                within(weight.max(self.weight(gathered)?))?;
+            }
+        }
         Ok(kvs)
     }
 
     /// Bytes of the answer and of what it is made from.
     fn weight(&self, gathered: &Gathered) -> Result<u64, RangeError> {
-        let keys = gathered.keys.len() + gathered.found.len() * (size_of::<Found>() + size_of::<Bytes>());
+        let mut weight = gathered.overhead();
         if gathered.wants_keys {
-            return Ok(keys as u64);
+            return Ok(weight);
         }
-        let mut weight = keys as u64;
         for slice in gathered.found.chunks(SLICE_KEYS) {
             let revs: Vec<_> = slice.iter().map(|found| found.meta.mod_rev).collect();
             weight += self.mvcc.values.weigh(&revs).map_err(|err| self.explain(err))?;
@@ -346,13 +358,15 @@ impl Reader<'_> {
             return Ok(gathered.key_values());
         }
         let mut kvs = Vec::with_capacity(gathered.found.len());
-        let mut revs = Vec::with_capacity(gathered.found.len().min(SLICE_KEYS));
         for slice in gathered.found.chunks(SLICE_KEYS) {
-            revs.clear();
-            revs.extend(slice.iter().map(|found| found.meta.mod_rev));
-            self.values(&revs, wait, &mut kvs)?;
+            self.fetch_piece(slice, wait, &mut kvs)?;
         }
         Ok(kvs)
+    }
+
+    fn fetch_piece(&self, found: &[Found], wait: Wait, out: &mut Vec<Bytes>) -> Result<(), RangeError> {
+        let revs: Vec<_> = found.iter().map(|found| found.meta.mod_rev).collect();
+        self.values(&revs, wait, out)
     }
 
     /// `KeyValue` bytes of revisions that the index gave out at `self.at`.
@@ -433,6 +447,11 @@ impl Gathered {
             SortOrder::None | SortOrder::Ascend => self.found.sort_by_key(|found| by(&found.meta)),
             SortOrder::Descend => self.found.sort_by_key(|found| Reverse(by(&found.meta))),
         }
+    }
+
+    /// Bytes of everything but the values.
+    fn overhead(&self) -> u64 {
+        (self.keys.len() + self.found.len() * (size_of::<Found>() + size_of::<Bytes>())) as u64
     }
 
     /// The answer to a keys-only range. The index knows everything but the lease, and etcd leaves

@@ -20,6 +20,9 @@ use crate::listen::Debt;
 /// Bytes of an answer that are not counted: 64 MiB for a connection that leaves every answer that its streams can hold.
 pub const UNCOUNTED: u64 = 4 << 10;
 
+/// Bytes for which a list gets room before it is known how long it is: most are shorter, and read once.
+pub const LIST: u64 = 64 << 10;
+
 /// Bytes of answers of moderate size that may be in memory together.
 const MODERATE_TOTAL: u64 = 128 << 20;
 
@@ -74,7 +77,7 @@ impl Answers {
         let permit = hall.enter(weight, self.patience).await;
         let permit = permit.ok_or(ErrorKind::TooManyRequests)?;
         Ok(Some(Room {
-            _permit: Arc::new(permit),
+            permit: Arc::new(permit),
         }))
     }
 }
@@ -97,8 +100,7 @@ impl Hall {
     }
 
     async fn enter(&self, weight: u64, patience: Duration) -> Option<OwnedSemaphorePermit> {
-        let units = weight.saturating_mul(COPIES).div_ceil(UNIT);
-        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.units_max);
+        let units = units(weight).min(self.units_max);
         let all = || Arc::clone(&self.units);
         if let Ok(permit) = all().try_acquire_many_owned(units) {
             return Some(permit);
@@ -114,7 +116,26 @@ impl Hall {
 /// Room that an answer takes up: an extension of the response, and then of the bytes that are sent.
 #[derive(Clone)]
 pub struct Room {
-    _permit: Arc<OwnedSemaphorePermit>,
+    permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// As much of it as an answer of this weight takes up, if it was taken for a larger one.
+    pub fn fit(mut self, weight: u64) -> Option<Room> {
+        if weight <= UNCOUNTED {
+            return None;
+        }
+        if let Some(permit) = Arc::get_mut(&mut self.permit) {
+            let surplus = permit.num_permits().saturating_sub(units(weight) as usize);
+            drop(permit.split(surplus));
+        }
+        Some(self)
+    }
+}
+
+fn units(weight: u64) -> u32 {
+    let units = weight.saturating_mul(COPIES).div_ceil(UNIT);
+    u32::try_from(units).unwrap_or(u32::MAX)
 }
 
 /// Bytes on their way to a client, with what goes when they have gone.
@@ -148,9 +169,22 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(7);
     const MIB: u64 = 1 << 20;
+    const MODERATE_UNITS: usize = (8 * MIB / UNIT) as usize;
 
     fn small() -> Answers {
         Answers::with_bytes(8 * MIB, 16 * MIB, PATIENCE)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_smaller_than_feared_gives_room_back() {
+        let answers = small();
+        let all = answers.room(MODERATE).await.unwrap().unwrap();
+        let taken = || MODERATE_UNITS - answers.moderate.units.available_permits();
+        assert_eq!(taken(), units(MODERATE) as usize);
+        let rest = all.fit(10 * UNIT);
+        assert_eq!(taken(), 20);
+        assert!(rest.and_then(|rest| rest.fit(UNCOUNTED)).is_none());
+        assert_eq!(taken(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use types::KeyRange;
 
 use super::{blocking, complete, mismatch, status};
 use crate::access::{self, Head};
-use crate::answers::{Room, UNCOUNTED};
+use crate::answers::{LIST, Room, UNCOUNTED};
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -51,7 +51,10 @@ impl kv_server::Kv for Kv {
         let began = Instant::now();
         let mut options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
-        options.max_bytes = UNCOUNTED;
+        options.max_bytes = match options.range {
+            KeyRange::One(_) => UNCOUNTED,
+            _ => LIST,
+        };
         let (found, room) = loop {
             // Weighed anew if it has grown while it waited for room.
             let room = room(node, options.max_bytes).await?;
@@ -64,6 +67,8 @@ impl kv_server::Kv for Kv {
         node.still_may(&who).map_err(status)?;
         let found = found.map_err(|error| node.range_failed(error))?;
         node.metrics.mvcc_range_total.inc();
+        let weight = found.kvs.iter().map(|kv| kv.len() as u64).sum();
+        let room = room.and_then(|room| room.fit(weight));
         let answer = raw::RangeResponse {
             header: Some(node.header(found.revision)),
             kvs: found.kvs,
