@@ -12,8 +12,8 @@
 //!
 //! A connection stays on its lane; that halves the CPU time of a small call against a runtime that
 //! moves tasks between cores. What a stranger can hold on to is bounded: connections by the limit of
-//! open files and a share for each address ([`shares`]), the time until the first request, the time for a request's
-//! head and body and for taking its answer ([`debts`]), the size of headers, frames without a purpose ([`calm`]).
+//! open files and a share for each address (`shares`), the time until the first request, the time for a request's
+//! head and body and for taking its answer (`debts`), the size of headers, frames without a purpose (`calm`).
 //! `docs/security.md` has the list.
 
 mod calm;
