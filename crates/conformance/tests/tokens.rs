@@ -10,13 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use conformance::harness::{self, Work};
 use conformance::identities::{Gate, Outcome};
-use conformance::migration::etcdctl;
 use conformance::server::{Place, Ports, Server};
 use conformance::tools::Tools;
 use prost::Message;
-use proto::etcdserverpb::{
-    AuthRoleAddRequest, AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest, RangeRequest,
-};
+use proto::etcdserverpb::{AuthRoleAddRequest, RangeRequest};
 use rcgen::{
     KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_RSA_SHA256,
     SignatureAlgorithm,
@@ -50,10 +47,6 @@ fn main() -> ExitCode {
     ));
     trials.push(trial("bad_tokens_are_refused_alike", bad_tokens));
     trials.push(trial("options_that_make_no_sense_are_refused", bad_options));
-    trials.push(trial(
-        "no_password_and_no_token_is_in_a_file",
-        no_secret_in_a_file,
-    ));
     harness::run(trials)
 }
 
@@ -368,86 +361,6 @@ fn bad_options(tools: &Tools) -> Result<(), String> {
         }
         Ok(())
     })
-}
-
-/// CVE-2021-28235, GHSA-528j, GHSA-9gp7: with the log at its most talkative, and a backup beside the data.
-fn no_secret_in_a_file(tools: &Tools) -> Result<(), String> {
-    const MARK: &str = "correct-horse";
-    let dir = tempfile::tempdir().map_err(text)?;
-    let password = |rest: &str| format!("{MARK}-{rest}");
-    let sign_in = |rest: &str| {
-        let request = AuthenticateRequest {
-            name: "alice".into(),
-            password: password(rest),
-        };
-        ("etcdserverpb.Auth/Authenticate", request.encode_to_vec())
-    };
-    let add = AuthUserAddRequest {
-        name: "alice".into(),
-        password: password("battery"),
-        ..Default::default()
-    };
-    let change = AuthUserChangePasswordRequest {
-        name: "alice".into(),
-        password: password("staple"),
-        ..Default::default()
-    };
-    harness::runtime()?.block_on(async {
-        let mut gate = Gate::open(&tools.ours, dir.path(), &["--log-level=debug"]).await?;
-        for ((path, request), is_right) in [
-            (("etcdserverpb.Auth/UserAdd", add.encode_to_vec()), true),
-            (sign_in("battery"), true),
-            (sign_in("wrong"), false),
-            (
-                ("etcdserverpb.Auth/UserChangePassword", change.encode_to_vec()),
-                true,
-            ),
-            (sign_in("staple"), true),
-        ] {
-            let outcome = gate.call_as("root", path, request).await?;
-            if (outcome == Outcome::Answered) != is_right {
-                return Err(format!("{path}: {outcome:?}"));
-            }
-        }
-        let token = gate.sign_in("keyed").await?;
-        read(&mut gate, "k", &token).await?;
-        let backup = gate.server.folder().join("backup");
-        let backup = backup.display().to_string();
-        let words = ["--user=root:pw", "snapshot", "save", &backup];
-        etcdctl(tools, gate.server.address(), &words).await?;
-        gate.server.stop().await?;
-        let mut searched = 0;
-        for file in files(gate.server.folder())? {
-            let content = std::fs::read(&file).map_err(text)?;
-            for secret in [MARK, &token] {
-                if content
-                    .windows(secret.len())
-                    .any(|part| part == secret.as_bytes())
-                {
-                    return Err(format!("{} has {secret}", file.display()));
-                }
-            }
-            searched += content.windows(5).filter(|part| part == b"alice").count();
-        }
-        // The user's name is there, so the search would find.
-        match searched {
-            0 => Err("the files do not even have the user".into()),
-            _ => Ok(()),
-        }
-    })
-}
-
-/// The files of a folder and of those in it.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(text)? {
-        let path = entry.map_err(text)?.path();
-        match path.is_dir() {
-            true => files.extend(self::files(&path)?),
-            false => files.push(path),
-        }
-    }
-    Ok(files)
 }
 
 fn write(file: &Path, content: &str) -> Result<(), String> {

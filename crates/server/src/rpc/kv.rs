@@ -67,8 +67,7 @@ impl kv_server::Kv for Kv {
         node.still_may(&who).map_err(status)?;
         let found = found.map_err(|error| node.range_failed(error))?;
         node.metrics.mvcc_range_total.inc();
-        let weight = found.kvs.iter().map(|kv| kv.len() as u64).sum();
-        let room = room.and_then(|room| room.fit(weight));
+        let room = room.and_then(|room| room.fit(found.kvs.iter().map(|kv| kv.len() as u64).sum()));
         let answer = raw::RangeResponse {
             header: Some(node.header(found.revision)),
             kvs: found.kvs,
