@@ -25,7 +25,6 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::time::{Instant, timeout_at};
 use tonic::client::Grpc;
@@ -36,7 +35,7 @@ use tonic::{Status, Streaming};
 use crate::GRPC_OVERHEAD_BYTES;
 use crate::answers::{Room, hold};
 use crate::config::Config;
-use crate::listen::{CallBody, ClientAddress, Debts, EdgeBody, GrpcService, Stay};
+use crate::listen::{CallBody, ClientAddress, Debts, EdgeBody, GrpcService, Rest, Stay};
 use crate::metrics::{Answering, Metered, MeteredBody};
 
 /// Bytes of JSON for one byte of a request that may be large: base64 takes four for three, and small fields of a
@@ -91,7 +90,7 @@ impl<G: GrpcService> Gateway<G> {
     }
 
     /// Answers a request for a path of the gateway.
-    pub async fn answer(self, mut request: Request<Incoming>) -> Response<EdgeBody> {
+    pub async fn answer(self, mut request: Request<Rest>) -> Response<EdgeBody> {
         let method = Method::at(&route(request.uri().path()));
         if websocket::is_wanted(request.headers()) {
             let (upgrade, stay) = (

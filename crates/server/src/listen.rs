@@ -21,6 +21,7 @@ mod connection;
 mod debts;
 mod edge;
 mod lanes;
+mod rest;
 mod secure;
 mod shares;
 
@@ -43,6 +44,7 @@ pub use connection::{ClientAddress, Limits, Ports, Stay, TlsClient};
 pub use debts::{Debt, Debts};
 pub use edge::{CallBody, Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody, is_gateway_path};
 pub use lanes::Lanes;
+pub use rest::Rest;
 pub use secure::sign_own;
 
 use secure::{Secured, Security, secured, warn_of_plain};

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::debts::{Debt, Debts};
+use super::rest::Rest;
 use crate::http::{Answer, Desk, Site, Vitals, not_found};
 use crate::json::{Gateway, Lines};
 use crate::metrics::{Answering, Metered, MeteredBody, Metrics};
@@ -213,18 +214,17 @@ impl<G: GrpcService, V: Vitals> Edge<G, V> {
         {
             return Reply::Http(Box::pin(peers.answer(request, debts)));
         }
+        let (head, body) = request.map(Rest::new).into_parts();
         let Some(site) = self.site.clone() else {
             return Reply::Http(Box::pin(async move { at_once(not_found(), debts.as_ref()) }));
         };
-        let is_for_gateway = is_gateway_path(request.uri().path());
+        let is_for_gateway = is_gateway_path(head.uri.path());
         let Some(gateway) = self.gateway.clone().filter(|_| is_for_gateway) else {
-            let (head, _) = request.into_parts();
             return Reply::Http(Box::pin(async move {
                 at_once(site.answer(&head).await, debts.as_ref())
             }));
         };
         Reply::Http(Box::pin(async move {
-            let (head, body) = request.into_parts();
             if let Some(refusal) = site.refuse_json(&head) {
                 return at_once(refusal, debts.as_ref());
             }

@@ -294,6 +294,50 @@ fn a_request_that_never_gets_whole_ends_the_connection() {
 }
 
 #[test]
+fn whoever_is_refused_while_still_writing_hears_why_and_may_ask_again() {
+    let (_server, ports) = every_port();
+    // More than the sockets between hold, so that someone has to read it.
+    let body = vec![b'x'; 7 << 20];
+    for address in &ports {
+        let mut stream = TcpStream::connect(address).unwrap();
+        for _ in 0..2 {
+            let length = body.len();
+            write!(
+                stream,
+                "POST /nothing-here HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n"
+            )
+            .unwrap();
+            stream.write_all(&body).unwrap();
+            let head = read_head(&mut stream);
+            assert!(head.starts_with("HTTP/1.1 404"), "{address}: {head}");
+            let mut text = [0; 19];
+            stream.read_exact(&mut text).unwrap();
+            assert_eq!(&text, b"404 page not found\n");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_refused_while_its_client_writes_is_not_reset() {
+    let (_server, ports) = every_port();
+    for address in &ports {
+        let mut client = Rude::connect(address);
+        client.send(&request(1, 0, "/nothing-here"));
+        assert!(frames(&mut client).any(|(kind, stream)| (kind, stream) == (DATA, 1)));
+        client.send(&frame(DATA, 0, 1, &[b'x'; 16 << 10]));
+        client.send(&frame(DATA, END_STREAM, 1, &[]));
+        client.send(&request(3, END_STREAM, "/nothing-here"));
+        let mut later = frames(&mut client).take_while(|frame| *frame != (DATA, 3));
+        assert!(later.all(|(kind, _)| kind != RST_STREAM), "{address}");
+    }
+}
+
+/// What comes in: kinds and streams.
+fn frames(client: &mut Rude) -> impl Iterator<Item = (u8, u32)> {
+    std::iter::from_fn(|| client.next()).map(|(kind, stream, _)| (kind, stream))
+}
+
+#[test]
 fn a_stream_more_than_a_connection_may_have_is_refused() {
     let (_server, [address, ..]) = every_port_with(|config| config.max_concurrent_streams = 2);
     let mut rude = Rude::connect(&address);
