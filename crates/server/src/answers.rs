@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use types::ErrorKind;
 
+use crate::access::Head;
 use crate::listen::Debt;
 
 /// Bytes of an answer that are not counted: 64 MiB for a connection that leaves every answer that its streams can hold.
@@ -38,8 +39,24 @@ const WAITING_MAX: usize = 1024;
 /// An answer is in memory twice: as it was read, and as it is sent.
 const COPIES: u64 = 2;
 
+/// Bytes in memory for each of an answer that leaves as JSON, by [`COPIES`]: a `KeyValue` of a few bytes gets seven
+/// times as long by the names of its fields.
+const JSON_WEIGHT: u64 = 4;
+
 /// A permit's bytes.
 const UNIT: u64 = 4 << 10;
+
+/// How an answer leaves: an extension of the request for one that does so as JSON.
+#[derive(Clone, Copy)]
+pub struct AsJson;
+
+/// What an answer to this call weighs, that has so many bytes as a message.
+pub fn weight(head: &Head, bytes: u64) -> u64 {
+    match head.extensions().get::<AsJson>() {
+        Some(AsJson) => bytes.saturating_mul(JSON_WEIGHT),
+        None => bytes,
+    }
+}
 
 /// The room there is.
 pub struct Answers {
@@ -173,6 +190,14 @@ mod tests {
 
     fn small() -> Answers {
         Answers::with_bytes(8 * MIB, 16 * MIB, PATIENCE)
+    }
+
+    #[test]
+    fn an_answer_that_leaves_as_json_weighs_more() {
+        let mut head = Head::new(());
+        assert_eq!(weight(&head, MIB), MIB);
+        head.extensions_mut().insert(AsJson);
+        assert_eq!(weight(&head, MIB), 4 * MIB);
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
 use crate::GRPC_OVERHEAD_BYTES;
-use crate::answers::{Room, hold};
+use crate::answers::{AsJson, Room, hold};
 use crate::config::Config;
 use crate::listen::{CallBody, ClientAddress, Debts, EdgeBody, GrpcService, Rest, Stay};
 use crate::metrics::{Answering, Metered, MeteredBody};
@@ -312,6 +312,7 @@ impl<G: GrpcService> Call<G> {
     fn request<T>(&mut self, request: T) -> (tonic::Request<T>, http::uri::PathAndQuery) {
         let metadata = std::mem::take(&mut self.metadata);
         let mut request = tonic::Request::from_parts(metadata, tonic::Extensions::default(), request);
+        request.extensions_mut().insert(AsJson);
         if let Some(address) = self.address {
             request.extensions_mut().insert(address);
         }

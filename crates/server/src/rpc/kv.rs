@@ -22,7 +22,7 @@ use types::KeyRange;
 
 use super::{blocking, complete, mismatch, status};
 use crate::access::{self, Head};
-use crate::answers::{LIST, Room, UNCOUNTED};
+use crate::answers::{LIST, Room, UNCOUNTED, weight};
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -57,7 +57,7 @@ impl kv_server::Kv for Kv {
         };
         let (found, room) = loop {
             // Weighed anew if it has grown while it waited for room.
-            let room = room(node, options.max_bytes).await?;
+            let room = room(node, &head, options.max_bytes).await?;
             match range(node, &options).await? {
                 Err(RangeError::Heavy(weight)) => options.max_bytes = weight,
                 found => break (found, room),
@@ -67,7 +67,8 @@ impl kv_server::Kv for Kv {
         node.still_may(&who).map_err(status)?;
         let found = found.map_err(|error| node.range_failed(error))?;
         node.metrics.mvcc_range_total.inc();
-        let room = room.and_then(|room| room.fit(found.kvs.iter().map(|kv| kv.len() as u64).sum()));
+        let bytes = found.kvs.iter().map(|kv| kv.len() as u64).sum();
+        let room = room.and_then(|room| room.fit(weight(&head, bytes)));
         let answer = raw::RangeResponse {
             header: Some(node.header(found.revision)),
             kvs: found.kvs,
@@ -95,7 +96,7 @@ impl kv_server::Kv for Kv {
         let options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
         // It has one message at a time in memory.
-        let room = room(&node, 2 * node.config.max_request_bytes as u64).await?;
+        let room = room(&node, &head, 2 * node.config.max_request_bytes as u64).await?;
         let pieces = Pieces::new(node, who, options)?;
         let stream = futures_util::stream::try_unfold(Some(pieces), |pieces| async move {
             match pieces {
@@ -145,7 +146,7 @@ impl kv_server::Kv for Kv {
         node.admit(&head)?;
         check::delete_range(&request).map_err(status)?;
         let who = node.identify(&head).await.map_err(status)?;
-        let room = room_for_deletion(node, &who, &request).await?;
+        let room = room_for_deletion(node, &head, &who, &request).await?;
         match node
             .propose_as(
                 who,
@@ -178,7 +179,7 @@ impl kv_server::Kv for Kv {
             read_txn(node, &head, request).await?
         } else {
             let who = node.identify(&head).await.map_err(status)?;
-            let room = room_for_txn(node, &who, &request).await?;
+            let room = room_for_txn(node, &head, &who, &request).await?;
             match node
                 .propose_as(
                     who,
@@ -251,19 +252,24 @@ async fn range(node: &Node, options: &RangeOptions) -> Result<Result<RangeResult
     }
 }
 
-/// Room for an answer.
-async fn room(node: &Node, weight: u64) -> Result<Option<Room>, Status> {
-    node.answers.room(weight).await.map_err(status)
+/// Room for an answer of so many bytes.
+async fn room(node: &Node, head: &Head, bytes: u64) -> Result<Option<Room>, Status> {
+    node.answers.room(weight(head, bytes)).await.map_err(status)
 }
 
 /// Room for what a transaction returns. One that will be refused needs none.
-async fn room_for_txn(node: &Node, who: &Identity, request: &TxnRequest) -> Result<Option<Room>, Status> {
+async fn room_for_txn(
+    node: &Node,
+    head: &Head,
+    who: &Identity,
+    request: &TxnRequest,
+) -> Result<Option<Room>, Status> {
     let may_run = {
         let auth = node.board.auth();
         !node.board.auth_enabled() || node.caller(&auth, who).may_run(request).is_ok()
     };
     match may_run {
-        true => room(node, machine::read::weigh_txn(&node.mvcc, request)).await,
+        true => room(node, head, machine::read::weigh_txn(&node.mvcc, request)).await,
         false => Ok(None),
     }
 }
@@ -271,12 +277,13 @@ async fn room_for_txn(node: &Node, who: &Identity, request: &TxnRequest) -> Resu
 /// Room for what a deletion returns.
 async fn room_for_deletion(
     node: &Node,
+    head: &Head,
     who: &Identity,
     request: &DeleteRangeRequest,
 ) -> Result<Option<Room>, Status> {
     let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
     match node.may_read(who, &range) {
-        Ok(()) => room(node, machine::read::weigh_delete(&node.mvcc, request)).await,
+        Ok(()) => room(node, head, machine::read::weigh_delete(&node.mvcc, request)).await,
         Err(_) => Ok(None),
     }
 }
@@ -312,7 +319,7 @@ async fn read_txn(
         let auth = node.board.auth();
         node.caller(&auth, &who).may_run(&request).map_err(status)?;
     }
-    let room = room_for_txn(node, &who, &request).await?;
+    let room = room_for_txn(node, head, &who, &request).await?;
     let answer = match machine::read::txn(&node.mvcc, &request, Wait::No) {
         Err(RangeError::Read(ReadError::WouldBlock)) => {
             let mvcc = node.mvcc.clone();
