@@ -47,6 +47,31 @@ pub async fn exchange(
     parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response"))
 }
 
+/// Posts a body, and reads the answer up to the first line of its body: a stream may have no end.
+pub async fn first_line(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    at: SocketAddr,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<Response> {
+    send(&mut stream, at, "POST", path, headers, body).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let is_over = stream.read_buf(&mut bytes).await? == 0;
+        let response = parse(&bytes);
+        if let Some(mut response) = response {
+            let line = response.body.iter().position(|byte| *byte == b'\n');
+            response.body.truncate(line.unwrap_or(response.body.len()));
+            if is_over || line.is_some() {
+                return Ok(response);
+            }
+        } else if is_over {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response"));
+        }
+    }
+}
+
 /// Sends a request. A `Host` among the headers takes the place of the usual one.
 async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
@@ -143,17 +168,21 @@ fn parse_head(bytes: &[u8]) -> Option<(Response, &[u8])> {
     Some((response, body))
 }
 
+/// A body in chunks, as far as it is there.
 fn unchunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = bytes.windows(2).position(|window| window == b"\r\n")?;
+        let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") else {
+            return Some(body);
+        };
         let length = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).ok()?, 16).ok()?;
         bytes = &bytes[end + 2..];
         if length == 0 {
             return Some(body);
         }
-        body.extend_from_slice(bytes.get(..length)?);
-        bytes = bytes.get(length + 2..)?;
+        let chunk = &bytes[..length.min(bytes.len())];
+        body.extend_from_slice(chunk);
+        bytes = bytes.get(length + 2..).unwrap_or_default();
     }
 }
 

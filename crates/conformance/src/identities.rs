@@ -27,6 +27,7 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use proto::authpb::{Permission, permission};
 use proto::etcdserverpb::*;
 use tls::{Alpn, Identity, Settings, Trust};
@@ -74,9 +75,36 @@ impl Outcome {
         }
     }
 
+    /// An answer of the JSON gateway, or the first line of it.
+    fn of_json(body: &[u8]) -> Self {
+        if body.is_empty() {
+            return Outcome::Refused(Code::Internal, CLOSED.into());
+        }
+        let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let watched = &answer["result"];
+        if watched["canceled"] == true {
+            let reason = watched["cancel_reason"].as_str().unwrap_or_default();
+            return Outcome::Refused(Code::Unknown, reason.to_owned());
+        }
+        // A stream's refusal is an object of its own; a call's has the text twice.
+        let refusal = if answer["error"].is_object() {
+            &answer["error"]
+        } else {
+            &answer
+        };
+        let code = [&refusal["code"], &refusal["grpc_code"]]
+            .into_iter()
+            .find_map(serde_json::Value::as_i64);
+        match (code, refusal["message"].as_str()) {
+            (Some(code), Some(text)) => Outcome::Refused(Code::from_i32(code as i32), text.to_owned()),
+            (None, _) if answer.is_object() => Outcome::Answered,
+            _ => Outcome::Refused(Code::Internal, String::from_utf8_lossy(body).into_owned()),
+        }
+    }
+
     /// The outcome in a table: `e` the user's name is empty, `t` an invalid token, `d` permission denied, in capitals
     /// where the code says nothing; `c` a stream that was
-    /// closed without a message; `u` not served; `?` a call that went wrong. Everybody else was let in, `.`, whatever
+    /// closed without a message; `n` the gateway takes nobody whose certificate has a name; `u` not served; `?` a call that went wrong. Everybody else was let in, `.`, whatever
     /// came of it then.
     pub fn letter(&self) -> char {
         let Outcome::Refused(code, text) = self else {
@@ -91,6 +119,7 @@ impl Outcome {
             Code::Unknown if has("invalid auth token") => 'T',
             Code::Unknown if has("permission denied") => 'D',
             Code::Internal if has(CLOSED) => 'c',
+            Code::Internal if has("CommonName of client") => 'n',
             Code::Unimplemented => 'u',
             Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unauthenticated => '?',
             _ => '.',
@@ -246,13 +275,44 @@ impl Gate {
 
     /// Makes a call as one of the [`CALLERS`].
     pub async fn call_as(&mut self, caller: &str, path: &str, request: Vec<u8>) -> Result<Outcome, String> {
+        self.as_caller(caller, &Call::Grpc(path, request)).await
+    }
+
+    /// The same through the JSON gateway, over TLS. `route` is below `/v3/`; `headers` are more header lines.
+    pub async fn json_as(
+        &mut self,
+        caller: &str,
+        (call, route): (&str, &str),
+        request: &[u8],
+        headers: &str,
+    ) -> Result<Outcome, String> {
+        let call = Call::Json {
+            path: format!("/v3/{route}"),
+            headers,
+            body: json_of(call, request).map_err(|e| format!("{call}: {e}"))?,
+        };
+        self.as_caller(caller, &call).await
+    }
+
+    async fn as_caller(&mut self, caller: &str, call: &Call<'_>) -> Result<Outcome, String> {
         let has_own_token = !matches!(caller, "bad" | "expired" | "named");
         let mut was_closed = false;
         for _ in 0..SIGN_INS_MAX {
             let token = self.token(caller).await?;
-            let shown: Vec<_> = token.iter().map(|token| ("token", token.as_str())).collect();
-            let certificate = (caller == "named").then_some("named");
-            let outcome = self.call(path, request.clone(), &shown, certificate).await?;
+            let outcome = match call {
+                Call::Grpc(path, request) => {
+                    let shown: Vec<_> = token.iter().map(|token| ("token", token.as_str())).collect();
+                    let certificate = (caller == "named").then_some("named");
+                    self.call(path, request.clone(), &shown, certificate).await?
+                }
+                Call::Json { path, headers, body } => {
+                    // The server asks for a certificate, whoever it is.
+                    let certificate = if caller == "named" { "named" } else { "nameless" };
+                    let token = token.map_or(String::new(), |token| format!("Authorization: {token}\r\n"));
+                    let headers = format!("{headers}{token}");
+                    self.json(path, &headers, body, certificate).await?
+                }
+            };
             // A stream that closes without a word does not tell whether that was why: a new token does.
             let closes = outcome.letter() == 'c';
             let may_have_ended =
@@ -263,6 +323,25 @@ impl Gate {
             was_closed |= closes;
         }
         Err(format!("no token of {caller} is good"))
+    }
+
+    async fn json(
+        &self,
+        path: &str,
+        headers: &str,
+        body: &str,
+        certificate: &str,
+    ) -> Result<Outcome, String> {
+        let at = self.server.address();
+        let stream = self.client(certificate, tls::UNSAID)?.open(at).await;
+        let stream = stream.map_err(|e| e.to_string())?;
+        let answer = http1::first_line(stream, at, path, headers, body.as_bytes());
+        let answer = timeout(PATIENCE, answer)
+            .await
+            .map_err(|_| format!("{path}: there is no answer"))?;
+        Ok(Outcome::of_json(
+            &answer.map_err(|e| format!("{path}: {e}"))?.body,
+        ))
     }
 
     /// Makes a call with this metadata, through TLS if a certificate is to be shown.
@@ -408,6 +487,29 @@ impl Gate {
     }
 }
 
+/// A call to be made.
+enum Call<'a> {
+    /// Its path, and the request's bytes.
+    Grpc(&'a str, Vec<u8>),
+    /// JSON over HTTP.
+    Json {
+        path: String,
+        headers: &'a str,
+        body: String,
+    },
+}
+
+/// A request of a call as JSON.
+fn json_of(call: &str, request: &[u8]) -> Result<String, String> {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).map_err(|e| e.to_string())?;
+    let (service, method) = call.split_once('/').ok_or("no call")?;
+    let service = pool.get_service_by_name(service).ok_or("no such service")?;
+    let method = service.methods().find(|known| known.name() == method);
+    let message = method.ok_or("no such method")?.input();
+    let message = DynamicMessage::decode(message, request).map_err(|e| e.to_string())?;
+    serde_json::to_string(&message).map_err(|e| e.to_string())
+}
+
 /// Connects with a certificate.
 #[derive(Clone)]
 struct Connector {
@@ -420,6 +522,7 @@ type Stream = tokio_rustls::client::TlsStream<TcpStream>;
 impl Connector {
     async fn open(&self, at: SocketAddr) -> std::io::Result<Stream> {
         let socket = TcpStream::connect(at).await?;
+        socket.set_nodelay(true)?;
         self.client.connect(&at.ip().to_string(), socket).await
     }
 }

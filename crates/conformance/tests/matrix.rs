@@ -4,7 +4,7 @@
 //! `every_call_has_a_row`. The real etcd says the same but for the rows that tell why it does not; there it must say
 //! exactly what is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,6 +30,10 @@ fn main() -> ExitCode {
         trial("every_call_lets_in_whom_it_should", |tools| {
             on_both(tools, &["--client-cert-auth"], who_is_let_in)
         }),
+        trial(
+            "json_lets_in_the_same_callers_and_nobody_by_certificate",
+            |tools| on_both(tools, &["--client-cert-auth"], who_is_let_in_with_json),
+        ),
         trial("a_certificates_name_is_a_user_only_where_it_may_be", |tools| {
             on_both(tools, &["--client-cert-auth"], names_of_certificates)
         }),
@@ -658,16 +662,86 @@ const HTTP: [(&str, &str, &str); 22] = [
     ("GET", "/keelson/statehash", "404 Not Found"),
 ];
 
+/// The paths of the JSON gateway, below `/v3/`.
+const ROUTES: [(&str, &str); 48] = [
+    ("etcdserverpb.KV/Range", "kv/range"),
+    ("etcdserverpb.KV/Put", "kv/put"),
+    ("etcdserverpb.KV/DeleteRange", "kv/deleterange"),
+    ("etcdserverpb.KV/Txn", "kv/txn"),
+    ("etcdserverpb.KV/Compact", "kv/compaction"),
+    ("etcdserverpb.Watch/Watch", "watch"),
+    ("etcdserverpb.Lease/LeaseGrant", "lease/grant"),
+    ("etcdserverpb.Lease/LeaseRevoke", "lease/revoke"),
+    ("etcdserverpb.Lease/LeaseKeepAlive", "lease/keepalive"),
+    ("etcdserverpb.Lease/LeaseTimeToLive", "lease/timetolive"),
+    ("etcdserverpb.Lease/LeaseLeases", "lease/leases"),
+    ("etcdserverpb.Cluster/MemberAdd", "cluster/member/add"),
+    ("etcdserverpb.Cluster/MemberRemove", "cluster/member/remove"),
+    ("etcdserverpb.Cluster/MemberUpdate", "cluster/member/update"),
+    ("etcdserverpb.Cluster/MemberList", "cluster/member/list"),
+    ("etcdserverpb.Cluster/MemberPromote", "cluster/member/promote"),
+    ("etcdserverpb.Maintenance/Alarm", "maintenance/alarm"),
+    ("etcdserverpb.Maintenance/Status", "maintenance/status"),
+    ("etcdserverpb.Maintenance/Defragment", "maintenance/defragment"),
+    ("etcdserverpb.Maintenance/Hash", "maintenance/hash"),
+    ("etcdserverpb.Maintenance/HashKV", "maintenance/hashkv"),
+    ("etcdserverpb.Maintenance/Snapshot", "maintenance/snapshot"),
+    (
+        "etcdserverpb.Maintenance/MoveLeader",
+        "maintenance/transfer-leadership",
+    ),
+    ("etcdserverpb.Maintenance/Downgrade", "maintenance/downgrade"),
+    ("etcdserverpb.Auth/AuthEnable", "auth/enable"),
+    ("etcdserverpb.Auth/AuthDisable", "auth/disable"),
+    ("etcdserverpb.Auth/AuthStatus", "auth/status"),
+    ("etcdserverpb.Auth/Authenticate", "auth/authenticate"),
+    ("etcdserverpb.Auth/UserAdd", "auth/user/add"),
+    ("etcdserverpb.Auth/UserGet", "auth/user/get"),
+    ("etcdserverpb.Auth/UserList", "auth/user/list"),
+    ("etcdserverpb.Auth/UserDelete", "auth/user/delete"),
+    ("etcdserverpb.Auth/UserChangePassword", "auth/user/changepw"),
+    ("etcdserverpb.Auth/UserGrantRole", "auth/user/grant"),
+    ("etcdserverpb.Auth/UserRevokeRole", "auth/user/revoke"),
+    ("etcdserverpb.Auth/RoleAdd", "auth/role/add"),
+    ("etcdserverpb.Auth/RoleGet", "auth/role/get"),
+    ("etcdserverpb.Auth/RoleList", "auth/role/list"),
+    ("etcdserverpb.Auth/RoleDelete", "auth/role/delete"),
+    ("etcdserverpb.Auth/RoleGrantPermission", "auth/role/grant"),
+    ("etcdserverpb.Auth/RoleRevokePermission", "auth/role/revoke"),
+    ("v3lockpb.Lock/Lock", "lock/lock"),
+    ("v3lockpb.Lock/Unlock", "lock/unlock"),
+    ("v3electionpb.Election/Campaign", "election/campaign"),
+    ("v3electionpb.Election/Proclaim", "election/proclaim"),
+    ("v3electionpb.Election/Leader", "election/leader"),
+    ("v3electionpb.Election/Observe", "election/observe"),
+    ("v3electionpb.Election/Resign", "election/resign"),
+];
+
+/// Calls that the gateway does not make.
+const WITHOUT_ROUTE: [&str; 4] = [
+    RANGE_STREAM,
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/List",
+    "grpc.health.v1.Health/Watch",
+];
+
 fn every_call_has_a_row() -> Result<(), String> {
     let table = table();
     let rows: BTreeSet<_> = table.iter().map(|row| row.call).collect();
     let calls: BTreeSet<_> = proto::RPCS.iter().copied().collect();
+    let routed: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|(call, _)| *call)
+        .chain(WITHOUT_ROUTE)
+        .collect();
     let missing: Vec<_> = calls.difference(&rows).collect();
     let unknown: Vec<_> = rows.difference(&calls).collect();
-    match missing.is_empty() && unknown.is_empty() {
+    let unrouted: Vec<_> = calls.symmetric_difference(&routed).collect();
+    match missing.is_empty() && unknown.is_empty() && unrouted.is_empty() {
         true => Ok(()),
         false => Err(format!(
-            "calls without a row: {missing:?}; rows without a call: {unknown:?}"
+            "calls without a row: {missing:?}; rows without a call: {unknown:?}; calls without a route, or routes \
+             without a call: {unrouted:?}"
         )),
     }
 }
@@ -744,6 +818,50 @@ async fn who_is_let_in(mut gate: Gate, whose: Whose) -> Result<Vec<String>, Stri
             if status != expected {
                 report.push(format!("{method} {path} by {caller}: {status}, not {expected}"));
             }
+        }
+    }
+    Ok(report)
+}
+
+/// Goes through the table of calls with JSON. A certificate is nobody's there (CVE-2018-16886).
+async fn who_is_let_in_with_json(mut gate: Gate, whose: Whose) -> Result<Vec<String>, String> {
+    let mut report = Vec::new();
+    let routes: HashMap<_, _> = ROUTES.into_iter().collect();
+    // The real etcd takes who says nothing of this for the server itself, by its certificate.
+    let headers = match whose {
+        Whose::Ours => "",
+        Whose::Reference => "Accept: */*\r\n",
+    };
+    for row in table() {
+        let Some(route) = routes.get(row.call) else {
+            continue;
+        };
+        let expected = match (whose, row.reference) {
+            (Whose::Reference, Some((letters, _))) => letters,
+            _ => row.expected,
+        };
+        let expected = format!("{} n", &expected[..expected.len() - 2]);
+        gate.tidy_up().await?;
+        let mut found = Vec::new();
+        for caller in CALLERS {
+            if row.call == LEASE_REVOKE {
+                gate.tidy_up().await?;
+            }
+            let outcome = gate
+                .json_as(caller, (row.call, route), &row.request, headers)
+                .await?;
+            if outcome.is_let_in() {
+                undo(&mut gate, row.call).await?;
+            }
+            found.push(outcome);
+        }
+        let letters: Vec<_> = found.iter().map(|outcome| outcome.letter().to_string()).collect();
+        if letters.join(" ") != expected {
+            report.push(format!(
+                "/v3/{route} ({}): {}, not {expected}: {found:?}",
+                row.case,
+                letters.join(" ")
+            ));
         }
     }
     Ok(report)
