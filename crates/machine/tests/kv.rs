@@ -8,7 +8,7 @@ use mvcc::Wait;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::{
-    Compare, InternalRaftRequest, PutRequest, RangeRequest, ResponseHeader, TxnRequest,
+    Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest, ResponseHeader, TxnRequest,
 };
 use proto::etcdserverpb::{TxnResponse, range_request};
 use types::{ErrorKind, LeaseId};
@@ -685,4 +685,58 @@ fn a_deeply_nested_transaction_is_carried_out() {
     replica.txn(request).unwrap();
     assert_eq!(replica.head.revision(), 2);
     assert_eq!(replica.dump().split(' ').count(), 40);
+}
+
+#[test]
+fn a_transaction_weighs_what_its_heavier_branch_returns() {
+    let mut replica = Replica::new();
+    let large = "x".repeat(100_000);
+    replica.put(put("a1", &large)).unwrap();
+    replica.put(put("a2", &large)).unwrap();
+    replica.put(put("b", "1")).unwrap();
+    let weigh = |request: &TxnRequest| read::weigh_txn(&replica.mvcc, request);
+    let old = |key: &str, range_end: &str, prev_kv| {
+        op(DeleteRangeRequest {
+            prev_kv,
+            ..del(key, range_end)
+        })
+    };
+    let (one, both) = (100_000..101_000, 200_000..202_000);
+    for (weight, ops) in [
+        (0..1, vec![]),
+        (0..1, vec![op(put("a1", &large))]),
+        (1..1_000, vec![op(get("b", ""))]),
+        (one.clone(), vec![op(get("a1", "")), op(get("b", ""))]),
+        (both.clone(), vec![op(get("a", "b"))]),
+        (both.clone(), vec![op(get("a1", "")), op(get("a2", ""))]),
+        (
+            0..1,
+            vec![op(RangeRequest {
+                count_only: true,
+                ..get("a", "b")
+            })],
+        ),
+        (
+            one.clone(),
+            vec![op(RangeRequest {
+                limit: 1,
+                ..get("a", "b")
+            })],
+        ),
+        (0..1, vec![old("a", "b", false)]),
+        (both.clone(), vec![old("a", "b", true)]),
+        (both.clone(), vec![op(all([op(get("a", "b"))]))]),
+    ] {
+        let there = all(ops.clone());
+        assert!(weight.contains(&weigh(&there)), "{ops:?}: {}", weigh(&there));
+        // Whichever branch it is in, as which one runs is not known.
+        for other in [vec![], vec![op(get("b", ""))]] {
+            let [then, otherwise] = [
+                when(version_is("b", 1), ops.clone(), other.clone()),
+                when(version_is("b", 1), other.clone(), ops.clone()),
+            ];
+            assert_eq!(weigh(&then), weigh(&there).max(weigh(&all(other))));
+            assert_eq!(weigh(&otherwise), weigh(&then));
+        }
+    }
 }
