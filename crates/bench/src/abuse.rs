@@ -494,6 +494,8 @@ async fn lie(target: Arc<Target>, tally: Arc<Tally>) {
     };
     let mut kv = KvClient::new(channel);
     while !tally.is_over() {
+        // It is the number of versions that is to hurt, not that of the calls.
+        let beat = tokio::time::Instant::now() + BEAT;
         let mut range = Request::new(RangeRequest {
             key: "undisturbed".into(),
             serializable: true,
@@ -504,6 +506,7 @@ async fn lie(target: Arc<Target>, tally: Arc<Tally>) {
             range.metadata_mut().insert("client-api-version", version);
         }
         let _ = kv.range(range).await;
+        tokio::time::sleep_until(beat).await;
     }
 }
 
