@@ -20,6 +20,7 @@ mod network;
 mod process;
 mod text;
 
+use machine::Membership;
 use proto::etcdserverpb::{AlarmMember, AlarmType};
 use types::MemberId;
 
@@ -34,6 +35,9 @@ use text::Text;
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+
+/// What a scrape may end with; all are shown from the start.
+const SCRAPE_CODES: [&str; 3] = ["200", "500", "503"];
 
 /// One family as the table declares it.
 pub struct Declaration {
@@ -288,9 +292,13 @@ impl Metrics {
         let metrics = Metrics::empty(config.extensive_metrics);
         metrics.server_version.with(&[VERSION]).set(1);
         metrics.server_go_version.with(&[RUNTIME]).set(1);
+        // Below zero there is none: alerts that divide by it stay silent.
         metrics
             .server_quota_backend_bytes
-            .set(config.quota_bytes.map_or(0, |bytes| bytes as i64));
+            .set(config.quota_bytes.map_or(-1, |bytes| bytes as i64));
+        for code in SCRAPE_CODES {
+            metrics.scrapes.with(&[code]);
+        }
         for gate in Gate::ALL {
             metrics
                 .server_feature_enabled
@@ -303,6 +311,14 @@ impl Metrics {
     /// Shows the member's id, once it is known.
     pub fn set_id(&self, id: MemberId) {
         self.server_id.with(&[&id.to_string()]).set(1);
+    }
+
+    /// Shows which members there are, and which are no longer.
+    pub fn set_members(&self, local: MemberId, membership: &Membership) {
+        let local = local.to_string();
+        let series = |id: MemberId| self.network_known_peers.with(&[&local, &id.to_string()]);
+        membership.removed().for_each(|id| series(id).set(0));
+        membership.members().for_each(|member| series(member.id).set(1));
     }
 
     /// Shows the version the cluster has agreed on; `3.7.0` is shown as `3.7`.

@@ -425,18 +425,13 @@ impl Applier {
     fn post_replicated(&self) {
         let cluster = self.machine.cluster();
         let alarms = self.machine.alarms().list(AlarmType::None);
-        let gauge = &self.metrics.debugging_server_alarms;
-        gauge.for_each(|_, series| series.set(0));
-        for alarm in &alarms {
-            gauge
-                .with(&[&format!("{:x}", alarm.member_id), alarm.alarm().as_str_name()])
-                .set(1);
-        }
+        self.metrics.set_alarms(&alarms);
         if let Some(version) = cluster.version() {
             self.metrics
                 .set_cluster_version(&version.minor_version().to_string());
         }
         let membership = self.machine.membership();
+        self.metrics.set_members(self.id, membership);
         self.peers.follow(membership);
         versions::log_change(&self.board.replicated(), cluster);
         self.board.post_replicated(Replicated {

@@ -1,12 +1,13 @@
 //! `etcd_network_*`: what goes between members.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use peer::{PeerMetrics, SnapshotOutcome};
 use types::MemberId;
 
-use super::{Counter, Gauge, Histogram, Metrics};
+use super::kinds::Metric;
+use super::{Counter, Family, Metrics};
 
 /// The label of those who are no members.
 const STRANGER: &str = "unknown";
@@ -29,119 +30,150 @@ impl Network {
 
 impl peer::Metrics for Network {
     fn peer(&self, id: Option<MemberId>) -> Arc<dyn PeerMetrics> {
-        let remote = id.map_or_else(|| STRANGER.to_owned(), |id| id.to_string());
-        let (remote, between) = ([remote.as_str()], [self.local.as_str(), remote.as_str()]);
-        let metrics = &self.metrics;
-        if id.is_some() {
-            metrics.network_known_peers.with(&between).set(1);
-        }
         Arc::new(Peer {
-            active: metrics.network_active_peers.with(&between),
-            disconnected: metrics.network_disconnected_peers_total.with(&between),
-            received: metrics.network_peer_received_bytes_total.with(&remote),
-            receive_failed: metrics.network_peer_received_failures_total.with(&remote),
-            round_trip: metrics.network_peer_round_trip_time_seconds.with(&remote),
-            sent: metrics.network_peer_sent_bytes_total.with(&remote),
-            send_failed: metrics.network_peer_sent_failures_total.with(&remote),
-            receiving: Transfers {
-                under_way: metrics.network_snapshot_receive_inflights_total.with(&remote),
-                done: metrics.network_snapshot_receive_success.with(&remote),
-                failed: metrics.network_snapshot_receive_failures.with(&remote),
-                durations: metrics
-                    .network_snapshot_receive_total_duration_seconds
-                    .with(&remote),
-            },
-            sending: Transfers {
-                under_way: metrics.network_snapshot_send_inflights_total.with(&remote),
-                done: metrics.network_snapshot_send_success.with(&remote),
-                failed: metrics.network_snapshot_send_failures.with(&remote),
-                durations: metrics.network_snapshot_send_total_duration_seconds.with(&remote),
-            },
+            metrics: self.metrics.clone(),
+            local: self.local.clone(),
+            remote: id.map_or_else(|| STRANGER.to_owned(), |id| id.to_string()),
+            is_member: id.is_some(),
+            sent: OnceLock::new(),
+            received: OnceLock::new(),
         })
     }
 }
 
-/// The series of one peer.
+/// The series of one peer. Each is shown from its first use on.
 struct Peer {
-    active: Arc<Gauge>,
-    disconnected: Arc<Counter>,
-    received: Arc<Counter>,
-    receive_failed: Arc<Counter>,
-    round_trip: Arc<Histogram>,
-    sent: Arc<Counter>,
-    send_failed: Arc<Counter>,
-    receiving: Transfers,
-    sending: Transfers,
+    metrics: Arc<Metrics>,
+    local: String,
+    remote: String,
+    is_member: bool,
+    /// What every message moves is kept at hand.
+    sent: OnceLock<Arc<Counter>>,
+    received: OnceLock<Arc<Counter>>,
 }
 
-/// Databases on their way, in one direction.
-struct Transfers {
-    under_way: Arc<Gauge>,
-    done: Arc<Counter>,
-    failed: Arc<Counter>,
-    durations: Arc<Histogram>,
-}
+impl Peer {
+    /// This peer's, of a family by the other end.
+    fn of<M: Metric>(&self, family: &Family<M>) -> Arc<M> {
+        family.with(&[&self.remote])
+    }
 
-impl Transfers {
-    fn ended(&self, outcome: SnapshotOutcome) {
-        self.under_way.add(-1);
-        match outcome {
-            SnapshotOutcome::Done(took) => {
-                self.done.inc();
-                self.durations.observe_duration(took);
-            }
-            SnapshotOutcome::Failed => self.failed.inc(),
+    /// This peer's, of a family by both ends.
+    fn between<M: Metric>(&self, family: &Family<M>) -> Arc<M> {
+        family.with(&[&self.local, &self.remote])
+    }
+
+    /// Counts who is connected. No stranger is an active peer.
+    fn count_active(&self, change: i64) {
+        if self.is_member {
+            self.between(&self.metrics.network_active_peers).add(change);
         }
     }
 }
 
 impl PeerMetrics for Peer {
     fn sent(&self, bytes: usize) {
-        self.sent.add(bytes as u64);
+        let sent = || self.of(&self.metrics.network_peer_sent_bytes_total);
+        self.sent.get_or_init(sent).add(bytes as u64);
     }
 
     fn received(&self, bytes: usize) {
-        self.received.add(bytes as u64);
+        let received = || self.of(&self.metrics.network_peer_received_bytes_total);
+        self.received.get_or_init(received).add(bytes as u64);
     }
 
     fn send_failed(&self) {
-        self.send_failed.inc();
+        self.of(&self.metrics.network_peer_sent_failures_total).inc();
     }
 
     fn receive_failed(&self) {
-        self.receive_failed.inc();
+        self.of(&self.metrics.network_peer_received_failures_total).inc();
     }
 
     fn connected(&self) {
-        self.active.add(1);
+        self.count_active(1);
     }
 
     fn disconnected(&self) {
-        self.active.add(-1);
-        self.disconnected.inc();
+        self.count_active(-1);
+        self.between(&self.metrics.network_disconnected_peers_total).inc();
     }
 
     fn round_trip(&self, took: Duration) {
-        self.round_trip.observe_duration(took);
+        self.of(&self.metrics.network_peer_round_trip_time_seconds)
+            .observe_duration(took);
     }
 
     fn snapshot_send_began(&self) {
-        self.sending.under_way.add(1);
+        self.of(&self.metrics.network_snapshot_send_inflights_total)
+            .add(1);
     }
 
     fn snapshot_send_ended(&self, outcome: SnapshotOutcome) {
-        self.sending.ended(outcome);
+        let metrics = &self.metrics;
+        self.of(&metrics.network_snapshot_send_inflights_total).add(-1);
+        match outcome {
+            SnapshotOutcome::Done(took) => {
+                self.of(&metrics.network_snapshot_send_success).inc();
+                self.of(&metrics.network_snapshot_send_total_duration_seconds)
+                    .observe_duration(took);
+            }
+            SnapshotOutcome::Failed => self.of(&metrics.network_snapshot_send_failures).inc(),
+        }
     }
 
     fn snapshot_receive_began(&self) {
-        self.receiving.under_way.add(1);
+        self.of(&self.metrics.network_snapshot_receive_inflights_total)
+            .add(1);
     }
 
     fn snapshot_receive_ended(&self, outcome: SnapshotOutcome) {
-        self.receiving.ended(outcome);
+        let metrics = &self.metrics;
+        self.of(&metrics.network_snapshot_receive_inflights_total).add(-1);
+        match outcome {
+            SnapshotOutcome::Done(took) => {
+                self.of(&metrics.network_snapshot_receive_success).inc();
+                self.of(&metrics.network_snapshot_receive_total_duration_seconds)
+                    .observe_duration(took);
+            }
+            SnapshotOutcome::Failed => self.of(&metrics.network_snapshot_receive_failures).inc(),
+        }
     }
 
     fn snapshot_request_failed(&self) {
-        self.receiving.failed.inc();
+        self.of(&self.metrics.network_snapshot_receive_failures).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peer::Metrics as _;
+
+    use super::*;
+    use crate::config::tests::config;
+
+    #[test]
+    fn a_peers_series_are_shown_from_their_first_use_on_and_a_stranger_is_never_active() {
+        let metrics = Arc::new(Metrics::new(&config()));
+        let network = Network::new(metrics.clone(), MemberId(1));
+        let (stranger, member) = (network.peer(None), network.peer(Some(MemberId(2))));
+        let shown = || {
+            let text = metrics.encode();
+            let lines = text
+                .lines()
+                .filter(|line| line.starts_with("etcd_network_") && line.contains('{'));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(shown().is_empty());
+        stranger.connected();
+        stranger.received(7);
+        member.connected();
+        assert_eq!(
+            shown(),
+            [
+                "etcd_network_active_peers{Local=\"1\",Remote=\"2\"} 1",
+                "etcd_network_peer_received_bytes_total{From=\"unknown\"} 7",
+            ]
+        );
     }
 }
