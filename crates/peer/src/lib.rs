@@ -144,6 +144,10 @@ pub trait PeerMetrics: Send + Sync + 'static {
     fn snapshot_receive_ended(&self, outcome: SnapshotOutcome);
     /// It asked to send a database, and was refused.
     fn snapshot_request_failed(&self);
+    /// Part of a database from it was made durable.
+    fn database_synced(&self, took: Duration);
+    /// A database from it was written, from its first byte to its name.
+    fn database_saved(&self, took: Duration);
 }
 
 /// How the transfer of a database ended.

@@ -274,7 +274,8 @@ impl Transport {
         );
         let path = self.link.incoming.snapshot_path(&message);
         let disk = Arc::clone(&self.link.config.disk);
-        match snapshot::save(disk, path.clone(), first, body).await {
+        let saved = snapshot::save(disk, path.clone(), first, body, Arc::clone(&metrics)).await;
+        match saved {
             Err(error) => {
                 tracing::warn!(
                     "remote-snapshot-sender-id" = %from,

@@ -15,9 +15,9 @@ use http_body_util::{BodyExt, Limited};
 use proto::raftpb::Message;
 use tokio::sync::mpsc;
 
-use crate::SnapshotOutcome;
 use crate::codec::put_block;
 use crate::peer::Peer;
+use crate::{PeerMetrics, SnapshotOutcome};
 
 /// A transfer that does not move for this long is given up, and so is the wait for an answer after the
 /// last byte: the other side then has less than [`SYNC_BYTES`] left to sync.
@@ -204,13 +204,14 @@ pub(crate) async fn save<B>(
     path: PathBuf,
     first: Bytes,
     mut body: B,
+    metrics: Arc<dyn PeerMetrics>,
 ) -> Result<u64, String>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let (portions, received) = mpsc::channel(PORTIONS);
     // A task of its own: it cleans up whatever becomes of the request.
-    let writer = tokio::task::spawn_blocking(move || write(&*disk, &path, received));
+    let writer = tokio::task::spawn_blocking(move || write(&*disk, &path, received, &*metrics));
     let mut next = Portion::Bytes(first);
     loop {
         let is_end = matches!(next, Portion::End);
@@ -231,12 +232,19 @@ where
 /// Tells temporary files of one process apart.
 static FILES: AtomicU64 = AtomicU64::new(0);
 
-fn write(disk: &dyn Disk, path: &Path, received: mpsc::Receiver<Portion>) -> io::Result<u64> {
+fn write(
+    disk: &dyn Disk,
+    path: &Path,
+    received: mpsc::Receiver<Portion>,
+    metrics: &dyn PeerMetrics,
+) -> io::Result<u64> {
+    let began = Instant::now();
     let number = FILES.fetch_add(1, Relaxed);
     let temporary = env::with_suffix(path, &format!(".{number}.tmp"));
-    let written = fill(disk, &temporary, received).and_then(|len| {
+    let written = fill(disk, &temporary, received, metrics).and_then(|len| {
         disk.rename(&temporary, path)?;
         disk.sync_dir(env::parent(path))?;
+        metrics.database_saved(began.elapsed());
         Ok(len)
     });
     if written.is_err() && disk.exists(&temporary) {
@@ -245,8 +253,19 @@ fn write(disk: &dyn Disk, path: &Path, received: mpsc::Receiver<Portion>) -> io:
     written
 }
 
-fn fill(disk: &dyn Disk, path: &Path, mut received: mpsc::Receiver<Portion>) -> io::Result<u64> {
+fn fill(
+    disk: &dyn Disk,
+    path: &Path,
+    mut received: mpsc::Receiver<Portion>,
+    metrics: &dyn PeerMetrics,
+) -> io::Result<u64> {
     let file = disk.create(path)?;
+    let sync = || {
+        let began = Instant::now();
+        file.sync_data()?;
+        metrics.database_synced(began.elapsed());
+        io::Result::Ok(())
+    };
     let (mut len, mut synced) = (0, 0);
     loop {
         match received.blocking_recv() {
@@ -256,12 +275,12 @@ fn fill(disk: &dyn Disk, path: &Path, mut received: mpsc::Receiver<Portion>) -> 
                 len += bytes.len() as u64;
             }
             Some(Portion::End) => {
-                file.sync_data()?;
+                sync()?;
                 return Ok(len);
             }
         }
         if len - synced >= SYNC_BYTES {
-            file.sync_data()?;
+            sync()?;
             synced = len;
         }
     }

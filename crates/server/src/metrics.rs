@@ -100,6 +100,8 @@ metrics! {
         "etcd_cluster_version", "1 for the version the cluster has agreed on.";
     debugging_auth_revision: Gauge,
         "etcd_debugging_auth_revision", "Revision of users and roles.";
+    debugging_disk_backend_commit_write_duration_seconds: Histogram, in FROM_1MS,
+        "etcd_debugging_disk_backend_commit_write_duration_seconds", "Writes of the store.";
     debugging_lease_granted_total: Counter,
         "etcd_debugging_lease_granted_total", "Leases granted.";
     debugging_lease_renewed_total: Counter,

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use server::metrics::Metrics;
 
-const BBOLT: &str = "a phase of bbolt's commit, which the store does not have";
+const BBOLT: &str = "a phase of bbolt's commit that the store does not have: it appends, and has no pages";
 const V2: &str = "belongs to etcd's second API, which is not served";
 const PROXY: &str = "belongs to `etcd grpc-proxy start`";
 
 /// Names, or beginnings of names with `*`, and why they are not declared.
-const NOT_DECLARED: [(&str, &str); 3] = [
-    ("etcd_debugging_disk_backend_commit_*", BBOLT),
+const NOT_DECLARED: [(&str, &str); 4] = [
+    ("etcd_debugging_disk_backend_commit_rebalance_*", BBOLT),
+    ("etcd_debugging_disk_backend_commit_spill_*", BBOLT),
     ("etcd_debugging_store_*", V2),
     ("etcd_grpc_proxy_*", PROXY),
 ];

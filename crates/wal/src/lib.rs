@@ -51,4 +51,4 @@ mod snap;
 pub use error::{Damage, OpenError, WriteError};
 pub use log::{Options, Preparer, Synced, Wal};
 pub use replay::{Repaired, Replay};
-pub use snap::{Loaded, SnapDir};
+pub use snap::{Loaded, SnapDir, SnapFile};

@@ -128,6 +128,8 @@ impl PeerMetrics for PeerCounters {
     fn snapshot_receive_began(&self) {}
     fn snapshot_receive_ended(&self, _: SnapshotOutcome) {}
     fn snapshot_request_failed(&self) {}
+    fn database_synced(&self, _: Duration) {}
+    fn database_saved(&self, _: Duration) {}
 }
 
 /// A disk that tells when a file is removed.

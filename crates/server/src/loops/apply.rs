@@ -199,6 +199,8 @@ impl Applier {
     fn install(&mut self, snapshot: &raftpb::Snapshot) -> Result<(), (&'static str, String)> {
         let began = Instant::now();
         let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
+        // If this fails, the member stops.
+        self.metrics.server_snapshot_apply_in_progress_total.set(1);
         let Revived {
             machine,
             lessor,
@@ -222,6 +224,7 @@ impl Applier {
         self.watches.replaced(commit.revision, commit.compact_revision);
         self.compactions.carried_out(commit.compact_revision);
         self.board.post_applied(index);
+        self.metrics.server_snapshot_apply_in_progress_total.set(0);
         let removed = self.machine.membership().removed().collect();
         self.member.hurry(Order::Installed { index, removed });
         tracing::info!(

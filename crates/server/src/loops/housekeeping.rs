@@ -4,7 +4,7 @@
 //! snapshots so that the log can be shortened, and prepares the log's next segment.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use image::v2store;
 use mvcc::{Cursor, Mvcc};
@@ -14,7 +14,7 @@ use types::Index;
 use wal::{Preparer, SnapDir};
 
 use super::Failure;
-use super::log::Write;
+use super::log::{Write, save_snapshot};
 use super::member::{Member, Order};
 use crate::board::Board;
 use crate::go;
@@ -122,14 +122,20 @@ impl Housekeeper {
         let started = Instant::now();
         let mut cursor = Cursor::default();
         let mut dropped = 0;
+        let metrics = &self.metrics;
+        let ms = |took: Duration| took.as_secs_f64() * 1e3;
         loop {
             let slice = Instant::now();
             let step = self.mvcc.compact_step(&mut cursor, COMPACT_KEYS);
-            self.metrics
+            metrics
                 .debugging_mvcc_index_compaction_pause_duration_milliseconds
-                .observe(slice.elapsed().as_secs_f64() * 1e3);
+                .observe(ms(slice.elapsed()));
             dropped += step.dropped.len();
+            let forgetting = Instant::now();
             self.store.forget(&step.dropped);
+            metrics
+                .debugging_mvcc_db_compaction_pause_duration_milliseconds
+                .observe(ms(forgetting.elapsed()));
             if step.done {
                 break;
             }
@@ -139,12 +145,18 @@ impl Housekeeper {
         // A walk goes as far as the newest compaction, which may have come meanwhile.
         self.walked = self.mvcc.compacted();
         self.compactions.carried_out(revision);
-        self.metrics
+        let metrics = &self.metrics;
+        metrics
             .debugging_mvcc_db_compaction_keys_total
             .add(dropped as u64);
-        self.metrics
+        metrics
             .debugging_mvcc_db_compaction_total_duration_milliseconds
-            .observe(started.elapsed().as_secs_f64() * 1e3);
+            .observe(ms(started.elapsed()));
+        if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
+            metrics
+                .debugging_mvcc_db_compaction_last
+                .set(now.as_secs() as i64);
+        }
         tracing::info!(
             "compact-revision" = revision,
             took = %go::duration(started.elapsed()),
@@ -177,7 +189,6 @@ impl Housekeeper {
 
     /// Makes the store durable, notes that it is, and lets the log forget what came before.
     fn raft_snapshot(&self, index: Index, cuts: bool) {
-        let started = Instant::now();
         match self.store.sync_step() {
             Ok(()) => {}
             Err(SyncError::NoSpace(error)) => {
@@ -201,13 +212,10 @@ impl Housekeeper {
             data: Some(data.into()),
             metadata: Some(metadata.clone()),
         };
-        if let Err(error) = self.snaps.save(&snapshot) {
+        if let Err(error) = save_snapshot(&self.snaps, &snapshot, &self.metrics) {
             tracing::warn!(error = %error, "failed to save a raft snapshot; the log is kept until the next one");
             return;
         }
-        self.metrics
-            .debugging_snap_save_total_duration_seconds
-            .observe(started.elapsed().as_secs_f64());
         self.log.push(Write::Snapshot(metadata.clone()));
         self.member.deliver(match cuts {
             true => Order::Cut(metadata.clone()),

@@ -20,7 +20,7 @@ use consensus::{Progress, RestoreError, Restored, Role};
 use lease::Lessor;
 use member::{Effects, Input, Payload, Proposal, Status, Ticket};
 use parking_lot::Mutex;
-use proto::raftpb::{ConfChangeV2, Message, SnapshotMetadata};
+use proto::raftpb::{ConfChangeV2, Message, MessageType, SnapshotMetadata};
 use tokio::sync::oneshot;
 use types::{ErrorKind, Index, MemberId, Term};
 
@@ -30,6 +30,7 @@ use super::log::Write;
 use super::watch::{Request, WatchHandle};
 use crate::board::{Board, Raft};
 use crate::config::Config;
+use crate::go;
 use crate::inbox::{Inbox, Refused};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -154,6 +155,8 @@ struct Rounds {
     appended: u64,
     persisted: u64,
     is_learner: bool,
+    /// When the members were last sent a heartbeat, while this one leads.
+    heartbeats: HashMap<u64, Instant>,
     /// As last posted.
     status: Status,
 }
@@ -204,6 +207,7 @@ impl Member {
             appended: 0,
             persisted: 0,
             is_learner,
+            heartbeats: HashMap::new(),
             status: Status::default(),
         };
         Ok(Arc::new(Member {
@@ -387,6 +391,7 @@ impl Rounds {
 
     fn carry_out(&mut self, now_ms: u64, effects: Effects) {
         self.post(effects.status);
+        self.watch_heartbeats(&effects.send);
         // Before the disk gets its part, so that the others write while this member does.
         self.links.peers.send(effects.send);
         self.links.peers.send_snapshots(effects.send_snapshots);
@@ -439,6 +444,29 @@ impl Rounds {
         }
     }
 
+    /// Notes when heartbeats leave, and which of them are late.
+    fn watch_heartbeats(&mut self, messages: &[Message]) {
+        let expected = 2 * self.tick;
+        for message in messages {
+            if message.r#type != MessageType::MsgHeartbeat as i32 {
+                continue;
+            }
+            let now = Instant::now();
+            let since = self.heartbeats.insert(message.to, now);
+            let Some(late) = since.and_then(|since| (now - since).checked_sub(expected)) else {
+                continue;
+            };
+            self.links.metrics.server_heartbeat_send_failures_total.inc();
+            tracing::warn!(
+                to = %MemberId(message.to),
+                "heartbeat-interval" = %go::duration(self.tick),
+                "expected-duration" = %go::duration(expected),
+                "exceeded-duration" = %go::duration(late),
+                "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk"
+            );
+        }
+    }
+
     /// Lets everybody know where the member is.
     fn post(&mut self, status: Status) {
         let leads = status.role == Role::Leader;
@@ -456,11 +484,13 @@ impl Rounds {
             .server_proposals_committed_total
             .set(status.committed as i64);
         metrics.server_proposals_applied_total.set(status.applied as i64);
+        metrics.server_is_learner.set(self.is_learner.into());
         if (status.term, status.leader, status.role)
             != (self.status.term, self.status.leader, self.status.role)
         {
             metrics.server_has_leader.set(status.leader.is_some().into());
             metrics.server_is_leader.set(leads.into());
+            self.heartbeats.clear();
             let elected = status.leader.is_some() && status.leader != self.status.leader;
             metrics.server_leader_changes_seen_total.add(elected.into());
             self.links.watches.tell(Request::Term(status.term));

@@ -143,6 +143,16 @@ impl PeerMetrics for Peer {
     fn snapshot_request_failed(&self) {
         self.of(&self.metrics.network_snapshot_receive_failures).inc();
     }
+
+    fn database_synced(&self, took: Duration) {
+        self.metrics.snap_db_fsync_duration_seconds.observe_duration(took);
+    }
+
+    fn database_saved(&self, took: Duration) {
+        self.metrics
+            .snap_db_save_total_duration_seconds
+            .observe_duration(took);
+    }
 }
 
 #[cfg(test)]
