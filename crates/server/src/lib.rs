@@ -27,7 +27,7 @@ pub mod convert;
 pub mod corruption;
 pub mod fields;
 pub mod forward;
-pub mod go;
+pub use types::go;
 mod go_folder;
 pub mod guesses;
 pub mod http;

@@ -5,6 +5,7 @@
 //! execution look at the same range.
 
 mod error;
+pub mod go;
 mod key_range;
 
 pub use error::{Code, ErrorKind};
