@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use server::config::{
     Allowed, AuthToken, AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME,
-    Discovery, Gate, Identity, JwtOptions, Keepalive, Protocols, RegisterSettings, RegisterTls, Suite,
-    SuiteError, Tls, TlsSettings, Trust, Url, UrlError, Version, parse_initial_cluster,
+    Discovery, Gate, Identity, JwtOptions, Keepalive, PEER_TIMEOUT_MIN, Protocols, RegisterSettings,
+    RegisterTls, Suite, SuiteError, Tls, TlsSettings, Trust, Url, UrlError, Version, parse_initial_cluster,
 };
 use server::go;
 use thiserror::Error;
@@ -31,6 +31,8 @@ const ELECTION_HEARTBEATS_MIN: u64 = 5;
 /// Time between progress notifications, by default and at least.
 const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10 * 60);
 const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
+/// A request that takes longer is logged, when 0 is asked for.
+const SLOW_REQUEST_DEFAULT: Duration = Duration::from_millis(300);
 /// What 0, for ever, means to the discovery service's timeouts.
 const DISCOVERY_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Entries between snapshots when 0 is asked for.
@@ -169,6 +171,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         election_timeout: Duration::from_millis(flags.election_timeout),
         initial_election_tick_advance: flags.initial_election_tick_advance,
         pre_vote: flags.pre_vote,
+        peer_read_timeout: peer_timeout("read", flags.raft_read_timeout),
+        peer_write_timeout: peer_timeout("write", flags.raft_write_timeout),
         snapshot_count: match flags.snapshot_count {
             0 => SNAPSHOT_COUNT_DEFAULT,
             count => count,
@@ -188,6 +192,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         keepalive: Keepalive {
             interval: positive(flags.grpc_keepalive_interval),
             timeout: positive(flags.grpc_keepalive_timeout),
+            ping_pause: positive(flags.grpc_keepalive_min_time)
+                .filter(|_| settings.is_given("grpc_keepalive_min_time")),
         },
         auth_token: auth_token(&flags.auth_token)?,
         auth_token_ttl: Duration::from_secs(match flags.auth_token_ttl {
@@ -200,7 +206,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
             .unwrap_or(WATCH_PROGRESS_DEFAULT)
             .max(WATCH_PROGRESS_MIN),
         slow_apply: flags.warning_apply_duration,
-        slow_request: flags.warning_unary_request_duration,
+        slow_request: positive(flags.warning_unary_request_duration).unwrap_or(SLOW_REQUEST_DEFAULT),
         corrupt_check_interval: positive(flags.corrupt_check_time),
         compact_hash_check_interval: flags.compact_hash_check_time,
         downgrade_check_interval: flags.downgrade_check_time,
@@ -507,6 +513,15 @@ fn bcrypt_cost(asked: u64) -> u32 {
             BCRYPT_COST_DEFAULT
         }
     }
+}
+
+/// Connections between members show signs of life in fixed intervals; who is asked for less patience has that much.
+fn peer_timeout(direction: &str, asked: Duration) -> Duration {
+    if asked < PEER_TIMEOUT_MIN {
+        let least = go::duration(PEER_TIMEOUT_MIN);
+        info!("raft-{direction}-timeout increased to minimum value: {least}");
+    }
+    asked.max(PEER_TIMEOUT_MIN)
 }
 
 fn without_host(urls: &[Url]) -> Option<Url> {
@@ -1022,6 +1037,9 @@ mod tests {
             "--watch-progress-notify-interval=1ms",
             "--snapshot-count=0",
             "--metrics=extensive",
+            "--warning-unary-request-duration=0s",
+            "--raft-read-timeout=1s",
+            "--raft-write-timeout=30s",
         ]);
         assert_eq!(
             (
@@ -1034,5 +1052,17 @@ mod tests {
         assert_eq!(config.watch_progress_interval, Duration::from_millis(100));
         assert_eq!(config.snapshot_count, 10_000);
         assert!(config.extensive_metrics);
+        assert_eq!(config.slow_request, Duration::from_millis(300));
+        assert_eq!(config.peer_read_timeout, PEER_TIMEOUT_MIN);
+        assert_eq!(config.peer_write_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn clients_may_ping_as_they_like_until_somebody_says_how_often() {
+        let pause = |args: &[&str]| config(args).keepalive.ping_pause;
+        assert_eq!(pause(&[]), None);
+        let default = "--grpc-keepalive-min-time=5s";
+        assert_eq!(pause(&[default]), Some(Duration::from_secs(5)));
+        assert_eq!(pause(&["--grpc-keepalive-min-time=0s"]), None);
     }
 }

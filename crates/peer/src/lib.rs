@@ -61,7 +61,8 @@ pub use outbox::{QUEUE_BYTES, QUEUE_MESSAGES, URGENT_MESSAGES};
 pub use serve::ResponseBody;
 pub use transport::{MAX_REMOTES, Transport};
 
-/// A stream on which nothing came for this long is given up. All members have the same.
+/// A stream on which nothing came for this long is given up, and one that takes nothing for this long; no member
+/// has less patience, as the signs of life fit into it.
 pub const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle stream carries a sign of life this often: three chances in the time a reader waits.
 pub const LINK_HEARTBEAT: Duration = Duration::from_millis(5000 / 3);
@@ -81,6 +82,10 @@ pub struct Config {
     pub tls: Option<tls::Client>,
     /// How long to wait for a connection; with etcd, a second more than the election timeout.
     pub dial_timeout: Duration,
+    /// How long a stream may bring nothing before it is given up; at least [`STREAM_TIMEOUT`].
+    pub read_timeout: Duration,
+    /// How long a stream may take nothing before it is given up; at least [`STREAM_TIMEOUT`].
+    pub write_timeout: Duration,
     /// Where received databases are written.
     pub disk: Arc<dyn Disk>,
 }

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
@@ -17,9 +17,9 @@ use prost::Message as _;
 use proto::raftpb::{Message, MessageType};
 use tokio::time::Sleep;
 
+use crate::LINK_HEARTBEAT;
 use crate::codec::{Codec, Encoder};
 use crate::peer::Peer;
-use crate::{LINK_HEARTBEAT, STREAM_TIMEOUT};
 
 /// Messages that wait for a stream; etcd's number. It holds a second of a busy follower's answers.
 pub const QUEUE_MESSAGES: usize = 4096;
@@ -61,6 +61,8 @@ struct State {
     waker: Option<Waker>,
     /// When the stream last asked for something to write.
     polled: Instant,
+    /// How long it may not do so while something waits.
+    patience: Duration,
 }
 
 /// Messages with their sizes.
@@ -94,7 +96,7 @@ impl Queue {
 }
 
 impl Outbox {
-    pub fn new() -> Self {
+    pub fn new(patience: Duration) -> Self {
         Outbox(Mutex::new(State {
             stream: 0,
             attached: false,
@@ -102,6 +104,7 @@ impl Outbox {
             queue: Queue::default(),
             waker: None,
             polled: Instant::now(),
+            patience,
         }))
     }
 
@@ -173,7 +176,7 @@ impl State {
 
     /// Whether something waits that the network has not taken for too long.
     fn is_stuck(&self) -> bool {
-        self.is_waiting() && self.polled.elapsed() > STREAM_TIMEOUT
+        self.is_waiting() && self.polled.elapsed() > self.patience
     }
 
     fn detach(&mut self) -> bool {

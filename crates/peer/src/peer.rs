@@ -105,6 +105,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub fn new(id: MemberId, urls: &[String], link: Arc<Link>, metrics: Arc<dyn PeerMetrics>) -> Arc<Self> {
+        let patience = link.config.write_timeout;
         Arc::new(Peer {
             id,
             link,
@@ -114,8 +115,8 @@ impl Peer {
                 all: urls.to_vec(),
                 picked: 0,
             }),
-            message: Outbox::new(),
-            msgapp: Outbox::new(),
+            message: Outbox::new(patience),
+            msgapp: Outbox::new(patience),
             lane: Lane::new(POSTS),
             urgent: Lane::new(1),
             activity: Mutex::default(),

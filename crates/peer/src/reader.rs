@@ -140,9 +140,10 @@ async fn follow(peer: &Arc<Peer>, codec: Codec, mut body: Incoming) -> String {
     let _connected = peer.connected();
     let link = &peer.link;
     let mut decoder = Decoder::new(codec, peer.id, link.config.id);
+    let patience = link.config.read_timeout;
     loop {
-        let frame = match timeout(STREAM_TIMEOUT, body.frame()).await {
-            Err(_) => return format!("silent for {STREAM_TIMEOUT:?}"),
+        let frame = match timeout(patience, body.frame()).await {
+            Err(_) => return format!("silent for {patience:?}"),
             Ok(None) => return "the peer closed it".to_owned(),
             Ok(Some(Err(error))) => return error.to_string(),
             Ok(Some(Ok(frame))) => frame,

@@ -29,6 +29,9 @@ use crate::{fields, go};
 /// The etcd release whose behaviour this is; clients switch features on by it.
 pub const VERSION: &str = "3.7.1";
 
+/// The least time that a silent connection between members is kept: three of their signs of life fit into it.
+pub const PEER_TIMEOUT_MIN: Duration = peer::STREAM_TIMEOUT;
+
 /// The name of a member that was given none.
 pub const DEFAULT_NAME: &str = "default";
 
@@ -99,6 +102,10 @@ pub struct Config {
     pub initial_election_tick_advance: bool,
     /// Ask before disturbing a cluster with an election.
     pub pre_vote: bool,
+    /// How long a connection to another member may bring nothing before it is given up.
+    pub peer_read_timeout: Duration,
+    /// How long a connection to another member may take nothing before it is given up.
+    pub peer_write_timeout: Duration,
 
     /// Applied entries between two snapshots.
     pub snapshot_count: u64,
@@ -201,6 +208,8 @@ pub struct Keepalive {
     pub interval: Option<Duration>,
     /// How long it waits for the answer before it closes the connection.
     pub timeout: Option<Duration>,
+    /// Time a client has to let pass between two pings of its own.
+    pub ping_pause: Option<Duration>,
 }
 
 /// Automatic compaction.
@@ -538,6 +547,8 @@ pub(crate) mod tests {
             election_timeout: Duration::from_secs(1),
             initial_election_tick_advance: true,
             pre_vote: true,
+            peer_read_timeout: PEER_TIMEOUT_MIN,
+            peer_write_timeout: PEER_TIMEOUT_MIN,
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
             max_snapshot_files: Some(5),
@@ -551,6 +562,7 @@ pub(crate) mod tests {
             keepalive: Keepalive {
                 interval: Some(Duration::from_secs(7200)),
                 timeout: Some(Duration::from_secs(20)),
+                ping_pause: None,
             },
             auth_token: AuthToken::Simple,
             auth_token_ttl: Duration::from_secs(300),

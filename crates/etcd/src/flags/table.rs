@@ -30,8 +30,6 @@ const NO_DIAL: &str = "this member does not dial its own client port";
 const NO_BBOLT: &str = "the store commits with every batch and has no bbolt pages, freelist or transactions";
 const NO_DEFRAG: &str = "the store gives space back while it runs and needs no defragmentation at start";
 const NO_BATCHES: &str = "compaction paces itself by slices of time";
-const RAFT_STREAMS: &str = "a cluster of one member has no peer connections";
-const PINGS: &str = "clients may ping as often as they like; HTTP/2 floods are stopped by other limits";
 
 /// One flag's line of the table.
 pub struct Flag {
@@ -116,13 +114,13 @@ flags! {
     max_txn_ops: u64 = "128", Served, "Operations allowed in one transaction.";
     max_request_bytes: u64 = "1572864", Served, "Size of the largest request accepted.";
     max_concurrent_streams: u32 = "4294967295", Served, "Calls a client may have open on one connection.";
-    grpc_keepalive_min_time: Duration = "5s", Inert(PINGS), "Shortest time between two pings of a client.";
+    grpc_keepalive_min_time: Duration = "5s", Served, "Shortest time between two pings of a client; counted only when it is set.";
     grpc_keepalive_interval: Duration = "2h0m0s", Served, "Silence after which the server pings a client, 0 for never.";
     grpc_keepalive_timeout: Duration = "20s", Served, "Time to wait for the answer to a ping, 0 for ever.";
     socket_reuse_port: bool = "false", Served, "Set SO_REUSEPORT on listeners.";
     socket_reuse_address: bool = "false", Served, "Set SO_REUSEADDR on listeners (always set).";
-    raft_read_timeout: Duration = "5s", Inert(RAFT_STREAMS), "Read timeout of connections between members.";
-    raft_write_timeout: Duration = "5s", Inert(RAFT_STREAMS), "Write timeout of connections between members.";
+    raft_read_timeout: Duration = "5s", Served, "Time a connection to another member may be silent; at least 5s.";
+    raft_write_timeout: Duration = "5s", Served, "Time a connection to another member may take nothing; at least 5s.";
     memory_mlock: bool = "false", Inert(NO_BBOLT), "Kept for scripts; the store maps no file into memory.";
     bootstrap_defrag_threshold_megabytes: u64 = "0", Inert(NO_DEFRAG), "Kept for scripts; the store needs no defragmentation.";
     max_learners: i64 = "1", Served, "Learners a cluster may have; the same on every member.";

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -26,7 +27,12 @@ pub struct Chatter {
     pub burst: u32,
     /// And every second. Each costs about a microsecond.
     pub per_sec: u32,
+    /// Time between two pings, if somebody has said one.
+    pub ping_pause: Option<Duration>,
 }
+
+/// Pings that may come too soon, since the last part of an answer; etcd's number.
+const EARLY_PINGS_MAX: u32 = 2;
 
 /// Idle frames that every frame of an answer makes good: a client may widen two windows and ping for each.
 const FRAMES_PER_ANSWER: u32 = 3;
@@ -37,8 +43,10 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 
 /// A socket that loses its patience.
 pub struct Calm<S> {
@@ -111,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Calm<S> {
         ready!(Pin::new(&mut this.socket).poll_read(context, buffer))?;
         match this.traffic.received(&buffer.filled()[before..]) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(TooMuch) => Poll::Ready(Err(this.end(context, "too_many_idle_frames"))),
+            Err(TooMuch(reason)) => Poll::Ready(Err(this.end(context, reason))),
         }
     }
 }
@@ -158,9 +166,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Calm<S> {
     }
 }
 
-/// A connection asks too much.
+/// A connection asks too much, and of what. Clients know the reason of pings and ping less often from then on.
 #[derive(Debug, PartialEq, Eq)]
-struct TooMuch;
+struct TooMuch(&'static str);
+
+const IDLE_FRAMES: TooMuch = TooMuch("too_many_idle_frames");
+const PINGS: TooMuch = TooMuch("too_many_pings");
 
 /// The frames of one connection as they pass by.
 struct Traffic {
@@ -168,6 +179,7 @@ struct Traffic {
     incoming: Frames,
     outgoing: Frames,
     budget: Budget,
+    pings: Pings,
     /// The latest stream of the client.
     latest: u32,
 }
@@ -187,6 +199,7 @@ impl Traffic {
             incoming: Frames::default(),
             outgoing: Frames::default(),
             budget: Budget::new(chatter),
+            pings: Pings::new(chatter),
             latest: 0,
         }
     }
@@ -204,23 +217,26 @@ impl Traffic {
         if !matches!(self.protocol, Protocol::Http2) {
             return Ok(());
         }
-        let (mut idle, mut latest) = (0, self.latest);
+        let (mut idle, mut pings, mut latest) = (0, 0, self.latest);
         self.incoming.pass(bytes, |head| {
             idle += u32::from(head.is_idle());
+            pings += u32::from(head.kind == PING && head.flags & ACK == 0);
             if head.kind == HEADERS {
                 latest = latest.max(head.stream);
             }
         });
         self.latest = latest;
+        self.pings.came(pings)?;
         self.budget.spend(idle)
     }
 
     fn sent(&mut self, bytes: &[u8]) {
         if matches!(self.protocol, Protocol::Http2) {
-            let budget = &mut self.budget;
+            let (budget, pings) = (&mut self.budget, &mut self.pings);
             self.outgoing.pass(bytes, |head| {
                 if matches!(head.kind, DATA | HEADERS) {
                     budget.earn(FRAMES_PER_ANSWER);
+                    pings.forget();
                 }
             });
         }
@@ -264,12 +280,48 @@ impl Budget {
             self.refilled = Instant::now();
             self.earn((passed * f64::from(self.chatter.per_sec)) as u32);
         }
-        self.left = self.left.checked_sub(frames).ok_or(TooMuch)?;
+        self.left = self.left.checked_sub(frames).ok_or(IDLE_FRAMES)?;
         Ok(())
     }
 
     fn earn(&mut self, frames: u32) {
         self.left = self.left.saturating_add(frames).min(self.chatter.burst);
+    }
+}
+
+/// The pings of a connection that brings nothing else.
+struct Pings {
+    pause: Option<Duration>,
+    latest: Option<Instant>,
+    early: u32,
+}
+
+impl Pings {
+    fn new(chatter: Chatter) -> Self {
+        Pings {
+            pause: chatter.ping_pause,
+            latest: None,
+            early: 0,
+        }
+    }
+
+    fn came(&mut self, count: u32) -> Result<(), TooMuch> {
+        let (Some(pause), 1..) = (self.pause, count) else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let is_early = self.latest.is_some_and(|latest| now < latest + pause);
+        self.latest = Some(now);
+        self.early += count - u32::from(!is_early);
+        match self.early > EARLY_PINGS_MAX {
+            true => Err(PINGS),
+            false => Ok(()),
+        }
+    }
+
+    /// While there are answers, a ping for each is fair: clients measure the way by it.
+    fn forget(&mut self) {
+        (self.latest, self.early) = (None, 0);
     }
 }
 
@@ -346,8 +398,8 @@ mod tests {
     const CHATTER: Chatter = Chatter {
         burst: 10,
         per_sec: 1,
+        ping_pause: None,
     };
-    const PING: u8 = 6;
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
         let mut frame = (length as u32).to_be_bytes()[1..].to_vec();
@@ -378,7 +430,7 @@ mod tests {
                 assert_eq!(traffic.received(piece), Ok(()), "in pieces of {step}");
             }
             assert_eq!((traffic.budget.left, traffic.latest), (0, 19));
-            assert_eq!(traffic.received(&frame(PING, 0, 0, 8)), Err(TooMuch));
+            assert_eq!(traffic.received(&frame(PING, 0, 0, 8)), Err(IDLE_FRAMES));
         }
     }
 
@@ -391,7 +443,27 @@ mod tests {
         assert_eq!(traffic.received(&ping.repeat(2)), Ok(()));
         traffic.sent(&frame(HEADERS, 4, 1, 5));
         assert_eq!(traffic.received(&ping.repeat(FRAMES_PER_ANSWER as usize)), Ok(()));
-        assert_eq!(traffic.received(&ping), Err(TooMuch));
+        assert_eq!(traffic.received(&ping), Err(IDLE_FRAMES));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_that_come_too_soon_are_forgiven_twice_and_after_every_answer() {
+        let pause = Duration::from_secs(5);
+        let mut traffic = Traffic::new(Chatter {
+            ping_pause: Some(pause),
+            ..CHATTER
+        });
+        traffic.received(PREFACE).unwrap();
+        let ping = frame(PING, 0, 0, 8);
+        for _ in 0..5 {
+            assert_eq!(traffic.received(&ping), Ok(()));
+            assert_eq!(traffic.received(&frame(PING, ACK, 0, 8)), Ok(()));
+            tokio::time::advance(pause).await;
+        }
+        assert_eq!(traffic.received(&ping.repeat(3)), Ok(()));
+        traffic.sent(&frame(DATA, 0, 1, 3));
+        assert_eq!(traffic.received(&ping.repeat(3)), Ok(()));
+        assert_eq!(traffic.received(&ping), Err(PINGS));
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,6 +104,7 @@ impl Limits {
             chatter: Chatter {
                 burst: 10_000,
                 per_sec: 1_000,
+                ping_pause: config.keepalive.ping_pause,
             },
             keepalive: config.keepalive,
         }

@@ -28,6 +28,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const CHATTER: Chatter = Chatter {
     burst: 100,
     per_sec: 0,
+    ping_pause: None,
 };
 
 /// Time for a debt: the tests wait for it to end, and others must not need it.
