@@ -12,7 +12,11 @@ use conformance::server::Server;
 use conformance::tools::Tools;
 use grpc::etcdserverpb::auth_client::AuthClient;
 use grpc::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::{AuthenticateRequest, RangeRequest};
+use proto::authpb::UserAddOptions;
+use proto::etcdserverpb::{
+    AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest, RangeRequest,
+};
+use tonic::Code;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,6 +26,7 @@ fn main() -> ExitCode {
     };
     harness::run(vec![
         trial("no_password_and_no_token_is_found_anywhere", secrets),
+        trial("a_password_shorter_than_the_least_is_refused", short_passwords),
         trial("a_body_too_large_for_a_member_is_refused", large_bodies),
         trial("a_path_without_its_slash_does_nothing", paths),
         trial("made_up_metadata_is_no_harm_and_no_series", metadata),
@@ -106,6 +111,50 @@ fn secrets(tools: &Tools) -> Result<(), String> {
             true => Ok(()),
             false => Err(format!("only {searched} bytes were found to search")),
         }
+    })
+}
+
+fn short_passwords(tools: &Tools) -> Result<(), String> {
+    harness::runtime()?.block_on(async {
+        let flags = ["--auth-min-password-length=8", "--bcrypt-cost=4"].map(str::to_owned);
+        let server = Server::start(&tools.ours, &flags).await?;
+        let mut auth = AuthClient::new(channel(&server).await?);
+        let add = |name: &str, password: &str, no_password| AuthUserAddRequest {
+            name: name.into(),
+            password: password.into(),
+            options: Some(UserAddOptions { no_password }),
+            ..Default::default()
+        };
+        let change = |password: &str| AuthUserChangePasswordRequest {
+            name: "long".into(),
+            password: password.into(),
+            ..Default::default()
+        };
+        // Characters count, not bytes.
+        auth.user_add(add("long", "\u{5bc6}\u{78bc}345678", false))
+            .await
+            .map_err(text)?;
+        auth.user_add(add("none", "", true)).await.map_err(text)?;
+        auth.user_change_password(change("87654321"))
+            .await
+            .map_err(text)?;
+        let refusals = [
+            auth.user_add(add("short", "1234567", false)).await.err(),
+            auth.user_add(add("empty", "", false)).await.err(),
+            auth.user_change_password(change("\u{5bc6}\u{78bc}34567"))
+                .await
+                .err(),
+            auth.user_change_password(change("")).await.err(),
+        ];
+        for refusal in refusals {
+            let refusal = refusal.ok_or("a short password was taken")?;
+            let expected =
+                "etcdserver: the password has fewer than 8 characters (--auth-min-password-length)";
+            if (refusal.code(), refusal.message()) != (Code::InvalidArgument, expected) {
+                return Err(text(refusal));
+            }
+        }
+        Ok(())
     })
 }
 

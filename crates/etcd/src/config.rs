@@ -200,6 +200,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
             0 => AUTH_TOKEN_TTL_DEFAULT_SECS,
             secs => secs,
         }),
+        password_chars_min: flags.auth_min_password_length as usize,
         bcrypt_cost: bcrypt_cost(flags.bcrypt_cost),
         auto_compaction: auto_compaction(&flags.auto_compaction_mode, &flags.auto_compaction_retention)?,
         watch_progress_interval: positive(flags.watch_progress_notify_interval)

@@ -135,6 +135,8 @@ pub struct Config {
     pub auth_token: AuthToken,
     /// How long a simple token lives after its last use.
     pub auth_token_ttl: Duration,
+    /// Characters of a new password at least; 0 leaves it to who sets it.
+    pub password_chars_min: usize,
     /// The cost of hashing a password.
     pub bcrypt_cost: u32,
 
@@ -566,6 +568,7 @@ pub(crate) mod tests {
             },
             auth_token: AuthToken::Simple,
             auth_token_ttl: Duration::from_secs(300),
+            password_chars_min: 0,
             bcrypt_cost: 4,
             auto_compaction: AutoCompaction::Off,
             watch_progress_interval: Duration::from_secs(600),

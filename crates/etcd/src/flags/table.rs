@@ -183,6 +183,7 @@ flags! {
 }
 "Auth" {
     auth_token: String = "simple", Served, "Kind of token: 'simple', or 'jwt' with its options.";
+    auth_min_password_length: u32 = "0", Served, "Fewest characters of a new password, unless a user has none at all.";
     bcrypt_cost: u64 = "10", Served, "Cost of hashing a password, 4 to 31.";
     auth_token_ttl: u64 = "300", Served, "Seconds a simple token lives after its last use.";
 }

@@ -75,7 +75,14 @@ impl Auth {
         Ok(())
     }
 
+    /// Hashes a new password, if it is long enough.
     async fn hash(&self, password: String) -> Result<String, Status> {
+        let least = self.0.config.password_chars_min;
+        if password.chars().count() < least {
+            return Err(Status::invalid_argument(format!(
+                "etcdserver: the password has fewer than {least} characters (--auth-min-password-length)"
+            )));
+        }
         let hash = self.0.passwords.hash(password).await.map_err(status)?;
         Ok(auth::hash_in_request(&hash))
     }
@@ -288,7 +295,7 @@ impl auth_server::Auth for Auth {
         let (head, mut user) = access::split(request);
         self.admit_to_hash(&head).await?;
         let password = std::mem::take(&mut user.password);
-        user.hashed_password = match password.is_empty() {
+        user.hashed_password = match password.is_empty() && self.0.config.password_chars_min == 0 {
             true => String::new(),
             false => self.hash(password).await?,
         };
