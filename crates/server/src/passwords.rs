@@ -5,11 +5,13 @@
 //! read and write. And who has guessed wrong too often is not heard for a while: [`crate::guesses`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use auth::password::{self, Salt};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 use types::ErrorKind;
 
 use crate::guesses::{Guess, Guesses};
@@ -17,6 +19,12 @@ use crate::guesses::{Guess, Guesses};
 /// Callers that may wait for their turn. At the default cost the last of them waits about as long as a request may
 /// take; more are told to come again.
 const WAITING_MAX: usize = 128;
+
+/// How long who is not heard waits to be told: those who guess on as fast as they are answered do so once a second.
+const PENALTY: Duration = Duration::from_secs(1);
+
+/// Callers that may wait for that. More are told at once.
+const PENALTIES_MAX: usize = 1024;
 
 /// Letters of a token before its number, and the letters there are.
 const TOKEN_LETTERS: usize = 16;
@@ -31,6 +39,7 @@ pub struct Passwords {
     places: Semaphore,
     turns: Arc<Semaphore>,
     guesses: Mutex<Guesses>,
+    penalties: Semaphore,
 }
 
 impl Passwords {
@@ -41,6 +50,7 @@ impl Passwords {
             places: Semaphore::new(WAITING_MAX),
             turns: Arc::new(Semaphore::new((cores / 2).max(1))),
             guesses: Mutex::default(),
+            penalties: Semaphore::new(PENALTIES_MAX),
         }
     }
 
@@ -85,11 +95,21 @@ impl Passwords {
         Ok(is_right)
     }
 
-    /// Whether a password is to be looked at, for those who do not want to queue up in vain.
+    /// Whether a password is to be looked at, for those who do not want to queue up in vain. A refusal takes its time.
     ///
     /// # Errors
     /// `TooManyRequests`.
-    pub fn hear(&self, guess: Guess, now_ms: u64) -> Result<(), ErrorKind> {
+    pub async fn admit(&self, guess: Guess, now_ms: u64) -> Result<(), ErrorKind> {
+        let heard = self.hear(guess, now_ms);
+        if heard.is_err()
+            && let Ok(_place) = self.penalties.try_acquire()
+        {
+            sleep(PENALTY).await;
+        }
+        heard
+    }
+
+    fn hear(&self, guess: Guess, now_ms: u64) -> Result<(), ErrorKind> {
         match self.guesses.lock().may_try(guess, now_ms) {
             true => Ok(()),
             false => Err(ErrorKind::TooManyRequests),
@@ -198,6 +218,24 @@ mod tests {
         }
         let alice = passwords.verify(Guess::new("alice", None), "secret".into(), Some(hash), || 10);
         assert_eq!(alice.await, Ok(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_not_heard_is_told_after_a_while_and_not_all_can_wait_so_long() {
+        let passwords = Passwords::new(4, 2);
+        let alice = Guess::new("alice", None);
+        for _ in 0..crate::guesses::NAME_GUESSES {
+            passwords.admit(alice, 0).await.unwrap();
+            passwords.guesses.lock().failed(alice, 0);
+        }
+        let since = tokio::time::Instant::now();
+        let told = futures_util::future::join_all((0..=PENALTIES_MAX).map(|_| async {
+            assert_eq!(passwords.admit(alice, 0).await, Err(ErrorKind::TooManyRequests));
+            since.elapsed()
+        }));
+        let told = told.await;
+        assert_eq!(told[..PENALTIES_MAX], [PENALTY; PENALTIES_MAX]);
+        assert_eq!(told[PENALTIES_MAX], Duration::ZERO);
     }
 
     #[tokio::test]

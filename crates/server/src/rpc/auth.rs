@@ -234,8 +234,8 @@ impl auth_server::Auth for Auth {
         let AuthenticateRequest { name, password } = request;
         let guess = Guess::new(&name, access::address(&head));
         // Before anything that costs more: it is where those who go on guessing end.
-        let heard = self.0.passwords.hear(guess, self.0.now_ms());
-        heard.map_err(status)?;
+        let heard = self.0.passwords.admit(guess, self.0.now_ms());
+        heard.await.map_err(status)?;
         self.0.read_barrier().await.map_err(status)?;
         let (header, token) = self.authenticate_now(guess, &name, &password).await?;
         Ok(Response::new(AuthenticateResponse { header, token }))
