@@ -75,6 +75,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "image",
         ],
     ),
+    ("client", &["proto", "tls"]),
     ("etcd", &["server"]),
     ("etcdutl", &["server"]),
     ("conformance", &["proto", "grpc", "tls"]),

@@ -1,0 +1,150 @@
+//! Every call of etcd that has one answer.
+
+use proto::etcdserverpb::*;
+use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
+use proto::v3electionpb::*;
+use proto::v3lockpb::*;
+
+use crate::call::Repeat;
+use crate::{Client, Error};
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $answer:ty = $path:literal, $repeat:ident;)*) => {
+        impl Client {
+            $(
+                $(#[$doc])*
+                pub async fn $name(&self, request: $request) -> Result<$answer, Error> {
+                    self.call(concat!("/", $path), request, Repeat::$repeat).await
+                }
+            )*
+        }
+
+        /// The calls of this table.
+        #[cfg(test)]
+        const CALLS: &[&str] = &[$($path),*];
+    };
+}
+
+calls! {
+    /// Reads keys.
+    range(RangeRequest) -> RangeResponse = "etcdserverpb.KV/Range", Freely;
+    /// Writes a key.
+    put(PutRequest) -> PutResponse = "etcdserverpb.KV/Put", IfUnsent;
+    /// Deletes keys.
+    delete_range(DeleteRangeRequest) -> DeleteRangeResponse = "etcdserverpb.KV/DeleteRange", IfUnsent;
+    /// Compares, and then does one of two lists of things, all at once.
+    txn(TxnRequest) -> TxnResponse = "etcdserverpb.KV/Txn", IfUnsent;
+    /// Forgets the history before a revision.
+    compact(CompactionRequest) -> CompactionResponse = "etcdserverpb.KV/Compact", IfUnsent;
+
+    /// Makes a lease.
+    lease_grant(LeaseGrantRequest) -> LeaseGrantResponse = "etcdserverpb.Lease/LeaseGrant", Freely;
+    /// Ends a lease, and deletes its keys.
+    lease_revoke(LeaseRevokeRequest) -> LeaseRevokeResponse = "etcdserverpb.Lease/LeaseRevoke", Freely;
+    /// How long a lease has to live.
+    lease_time_to_live(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse = "etcdserverpb.Lease/LeaseTimeToLive", Freely;
+    /// All leases.
+    lease_leases(LeaseLeasesRequest) -> LeaseLeasesResponse = "etcdserverpb.Lease/LeaseLeases", Freely;
+
+    /// Adds a member.
+    member_add(MemberAddRequest) -> MemberAddResponse = "etcdserverpb.Cluster/MemberAdd", IfUnsent;
+    /// Removes a member.
+    member_remove(MemberRemoveRequest) -> MemberRemoveResponse = "etcdserverpb.Cluster/MemberRemove", IfUnsent;
+    /// Changes where a member is found.
+    member_update(MemberUpdateRequest) -> MemberUpdateResponse = "etcdserverpb.Cluster/MemberUpdate", IfUnsent;
+    /// All members.
+    member_list(MemberListRequest) -> MemberListResponse = "etcdserverpb.Cluster/MemberList", Freely;
+    /// Gives a learner a vote.
+    member_promote(MemberPromoteRequest) -> MemberPromoteResponse = "etcdserverpb.Cluster/MemberPromote", IfUnsent;
+
+    /// Lists, raises or ends alarms.
+    alarm(AlarmRequest) -> AlarmResponse = "etcdserverpb.Maintenance/Alarm", Freely;
+    /// How a member is; see [`Client::at`].
+    status(StatusRequest) -> StatusResponse = "etcdserverpb.Maintenance/Status", Freely;
+    /// Gives a member's free space back; see [`Client::at`].
+    defragment(DefragmentRequest) -> DefragmentResponse = "etcdserverpb.Maintenance/Defragment", IfUnsent;
+    /// The hash of a member's whole database; see [`Client::at`].
+    hash(HashRequest) -> HashResponse = "etcdserverpb.Maintenance/Hash", Freely;
+    /// The hash of a member's keys at a revision; see [`Client::at`].
+    hash_kv(HashKvRequest) -> HashKvResponse = "etcdserverpb.Maintenance/HashKV", Freely;
+    /// Makes another member the leader; only the leader can be asked for that, see [`Client::at`].
+    move_leader(MoveLeaderRequest) -> MoveLeaderResponse = "etcdserverpb.Maintenance/MoveLeader", Freely;
+    /// Prepares the cluster for members of an older version.
+    downgrade(DowngradeRequest) -> DowngradeResponse = "etcdserverpb.Maintenance/Downgrade", IfUnsent;
+
+    /// From now on everybody has to say who they are.
+    auth_enable(AuthEnableRequest) -> AuthEnableResponse = "etcdserverpb.Auth/AuthEnable", IfUnsent;
+    /// From now on nobody has to.
+    auth_disable(AuthDisableRequest) -> AuthDisableResponse = "etcdserverpb.Auth/AuthDisable", IfUnsent;
+    /// Whether they have to.
+    auth_status(AuthStatusRequest) -> AuthStatusResponse = "etcdserverpb.Auth/AuthStatus", IfUnsent;
+    /// Exchanges a password for a token. A client with a [`crate::User`] does so by itself.
+    authenticate(AuthenticateRequest) -> AuthenticateResponse = "etcdserverpb.Auth/Authenticate", IfUnsent;
+    /// Adds a user.
+    user_add(AuthUserAddRequest) -> AuthUserAddResponse = "etcdserverpb.Auth/UserAdd", IfUnsent;
+    /// A user's roles.
+    user_get(AuthUserGetRequest) -> AuthUserGetResponse = "etcdserverpb.Auth/UserGet", Freely;
+    /// All users.
+    user_list(AuthUserListRequest) -> AuthUserListResponse = "etcdserverpb.Auth/UserList", Freely;
+    /// Removes a user.
+    user_delete(AuthUserDeleteRequest) -> AuthUserDeleteResponse = "etcdserverpb.Auth/UserDelete", IfUnsent;
+    /// Gives a user another password.
+    user_change_password(AuthUserChangePasswordRequest) -> AuthUserChangePasswordResponse = "etcdserverpb.Auth/UserChangePassword", IfUnsent;
+    /// Gives a user a role.
+    user_grant_role(AuthUserGrantRoleRequest) -> AuthUserGrantRoleResponse = "etcdserverpb.Auth/UserGrantRole", IfUnsent;
+    /// Takes a role from a user.
+    user_revoke_role(AuthUserRevokeRoleRequest) -> AuthUserRevokeRoleResponse = "etcdserverpb.Auth/UserRevokeRole", IfUnsent;
+    /// Adds a role.
+    role_add(AuthRoleAddRequest) -> AuthRoleAddResponse = "etcdserverpb.Auth/RoleAdd", IfUnsent;
+    /// What a role permits.
+    role_get(AuthRoleGetRequest) -> AuthRoleGetResponse = "etcdserverpb.Auth/RoleGet", Freely;
+    /// All roles.
+    role_list(AuthRoleListRequest) -> AuthRoleListResponse = "etcdserverpb.Auth/RoleList", Freely;
+    /// Removes a role.
+    role_delete(AuthRoleDeleteRequest) -> AuthRoleDeleteResponse = "etcdserverpb.Auth/RoleDelete", IfUnsent;
+    /// Makes a role permit something.
+    role_grant_permission(AuthRoleGrantPermissionRequest) -> AuthRoleGrantPermissionResponse = "etcdserverpb.Auth/RoleGrantPermission", IfUnsent;
+    /// Makes a role permit something no longer.
+    role_revoke_permission(AuthRoleRevokePermissionRequest) -> AuthRoleRevokePermissionResponse = "etcdserverpb.Auth/RoleRevokePermission", IfUnsent;
+
+    /// Waits for a lock, on the server's side.
+    lock(LockRequest) -> LockResponse = "v3lockpb.Lock/Lock", IfUnsent;
+    /// Gives a lock back.
+    unlock(UnlockRequest) -> UnlockResponse = "v3lockpb.Lock/Unlock", IfUnsent;
+    /// Waits to be elected, on the server's side.
+    campaign(CampaignRequest) -> CampaignResponse = "v3electionpb.Election/Campaign", IfUnsent;
+    /// Changes what the leader says.
+    proclaim(ProclaimRequest) -> ProclaimResponse = "v3electionpb.Election/Proclaim", IfUnsent;
+    /// Who is elected.
+    leader(LeaderRequest) -> LeaderResponse = "v3electionpb.Election/Leader", Freely;
+    /// Steps down.
+    resign(ResignRequest) -> ResignResponse = "v3electionpb.Election/Resign", IfUnsent;
+
+    /// Whether a member serves, in gRPC's own terms; see [`Client::at`].
+    health_check(HealthCheckRequest) -> HealthCheckResponse = "grpc.health.v1.Health/Check", Freely;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Streams have modules of their own; that a member is healthy can be asked in three ways, of which one is enough.
+    const NOT_HERE: [&str; 7] = [
+        "etcdserverpb.KV/RangeStream",
+        "etcdserverpb.Watch/Watch",
+        "etcdserverpb.Lease/LeaseKeepAlive",
+        "etcdserverpb.Maintenance/Snapshot",
+        "v3electionpb.Election/Observe",
+        "grpc.health.v1.Health/List",
+        "grpc.health.v1.Health/Watch",
+    ];
+
+    #[test]
+    fn every_call_of_etcd_is_there() {
+        let mut ours: Vec<_> = CALLS.iter().chain(&NOT_HERE).copied().collect();
+        let mut all = proto::RPCS.to_vec();
+        ours.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(ours, all);
+    }
+}

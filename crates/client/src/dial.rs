@@ -1,0 +1,308 @@
+//! One connection: the name, the socket, TLS, HTTP/2; and what went wrong, in terms of what to do about it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::{AlertDescription, CertificateError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tonic::body::Body;
+
+use crate::endpoint::{Endpoint, Place};
+use crate::error::Cause;
+
+pub type SendRequest = http2::SendRequest<Body>;
+
+/// How connections are made.
+pub struct Dialer {
+    pub tls: tls::Client,
+    /// Whether there is a certificate to show.
+    pub has_identity: bool,
+    pub timeout: Duration,
+    pub keep_alive_interval: Option<Duration>,
+    pub keep_alive_timeout: Duration,
+    pub keep_alive_while_idle: bool,
+}
+
+/// A connection that works. It ends when it breaks, or when nobody uses it.
+pub struct Connection {
+    pub sender: SendRequest,
+    /// Why it broke.
+    pub ended: oneshot::Receiver<String>,
+}
+
+/// What an answer may have under way before it is read, of one call and of all: a fast network's worth.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// How long a second look may take that only explains a failure.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// How HTTP/2 begins: the client's magic words, and settings that set nothing.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+impl Dialer {
+    /// Connects, and waits until the other end has begun to speak HTTP/2.
+    pub async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
+        let connected = timeout(self.timeout, self.connect(endpoint)).await;
+        connected.unwrap_or(Err(Cause::Timeout))
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
+        let socket = reach(&endpoint.place).await?;
+        match endpoint.is_secure {
+            false => match self.greet(socket).await {
+                Err(Cause::NotGrpc(_)) if self.speaks_tls(endpoint).await => Err(Cause::TlsServer),
+                greeted => greeted,
+            },
+            true => {
+                let secured = self.tls.connect(&endpoint.name, socket).await;
+                match secured.map_err(|error| self.tls_cause(&error)) {
+                    Err(Cause::Io(_)) if speaks_plainly(endpoint).await => Err(Cause::PlainServer),
+                    Err(cause) => Err(cause),
+                    Ok(secured) => self.greet(Box::new(secured)).await,
+                }
+            }
+        }
+    }
+
+    async fn greet(&self, socket: Box<dyn Socket>) -> Result<Connection, Cause> {
+        let (begins, begun) = oneshot::channel();
+        let socket = Listening {
+            socket,
+            begins: Some(begins),
+        };
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(self.keep_alive_interval)
+            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_while_idle(self.keep_alive_while_idle);
+        let handshake = builder.handshake(TokioIo::new(socket)).await;
+        let (sender, mut connection) = handshake.map_err(|error| self.greeting_cause(&error))?;
+        let first = tokio::select! {
+            biased;
+            first = begun => first,
+            end = &mut connection => {
+                return Err(match end {
+                    Err(error) => self.greeting_cause(&error),
+                    Ok(()) => Cause::NotGrpc("it closed the connection".into()),
+                });
+            }
+        };
+        match first {
+            // The length of the frame that every server begins with is small.
+            Ok(0) => {}
+            Ok(TLS_ALERT) => return Err(Cause::TlsServer),
+            Ok(_) => return Err(Cause::NotGrpc("it speaks another protocol".into())),
+            Err(_) => return Err(Cause::NotGrpc("it closed the connection".into())),
+        }
+        let (ends, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            let end = connection.await;
+            let cause = end.map_or_else(
+                |error| last_source(&error),
+                |()| "the server closed it".to_owned(),
+            );
+            // Nobody has to be interested.
+            let _ = ends.send(cause);
+        });
+        Ok(Connection { sender, ended })
+    }
+
+    /// What a failure before the first word of HTTP/2 means.
+    fn greeting_cause(&self, error: &hyper::Error) -> Cause {
+        let mut source = std::error::Error::source(error);
+        while let Some(error) = source {
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && is_tls(error)
+            {
+                return self.tls_cause(error);
+            }
+            source = error.source();
+        }
+        Cause::NotGrpc(last_source(error))
+    }
+
+    fn tls_cause(&self, error: &io::Error) -> Cause {
+        use rustls::Error as Tls;
+        let cause = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let text = tls::describe(error);
+        match cause {
+            None => Cause::Io(text),
+            Some(Tls::InvalidMessage(_)) => Cause::PlainServer,
+            Some(Tls::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Cause::WrongName(text),
+            Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented) => Cause::NotTrusted(text),
+            Some(Tls::AlertReceived(alert)) => self.alert_cause(*alert, text),
+            Some(_) => Cause::Handshake(text),
+        }
+    }
+
+    /// What an alert of the server means.
+    fn alert_cause(&self, alert: AlertDescription, text: String) -> Cause {
+        match alert {
+            AlertDescription::CertificateRequired => Cause::CertificateRequired(text),
+            // TLS 1.2 has no word for a certificate that is missing.
+            AlertDescription::BadCertificate | AlertDescription::HandshakeFailure if !self.has_identity => {
+                Cause::CertificateRequired(text)
+            }
+            AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied => Cause::CertificateRefused(text),
+            _ => Cause::Handshake(text),
+        }
+    }
+
+    /// Whether who does not understand HTTP/2 does understand TLS. Whether to trust them is not the question.
+    async fn speaks_tls(&self, endpoint: &Endpoint) -> bool {
+        let look = async {
+            let socket = reach(&endpoint.place).await.ok()?;
+            Some(match self.tls.connect(&endpoint.name, socket).await {
+                Ok(_) => true,
+                Err(error) => is_tls(&error) && !matches!(self.tls_cause(&error), Cause::PlainServer),
+            })
+        };
+        timeout(SECOND_LOOK, look).await.ok().flatten().unwrap_or(false)
+    }
+}
+
+/// Whether who does not understand TLS does understand HTTP/2.
+async fn speaks_plainly(endpoint: &Endpoint) -> bool {
+    let look = async {
+        let mut socket = reach(&endpoint.place).await.ok()?;
+        socket.write_all(HELLO).await.ok()?;
+        socket.read_u8().await.ok()
+    };
+    let first = timeout(SECOND_LOOK, look).await.ok().flatten();
+    matches!(first, Some(0 | b'H'))
+}
+
+/// What both kinds of sockets are.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+async fn reach(place: &Place) -> Result<Box<dyn Socket>, Cause> {
+    match place {
+        Place::Unix(path) => {
+            let socket = UnixStream::connect(path)
+                .await
+                .map_err(|error| io_cause(&error))?;
+            Ok(Box::new(socket))
+        }
+        Place::Net { host, port } => {
+            let unknown = |reason: String| Cause::UnknownName {
+                name: host.clone(),
+                reason,
+            };
+            let found = lookup_host((host.as_str(), *port)).await;
+            let addresses = found.map_err(|error| unknown(error.to_string()))?;
+            let mut last = unknown("no addresses".into());
+            for address in addresses {
+                match TcpStream::connect(address).await {
+                    Ok(socket) => {
+                        socket.set_nodelay(true).map_err(|error| io_cause(&error))?;
+                        return Ok(Box::new(socket));
+                    }
+                    Err(error) => last = io_cause(&error),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+fn io_cause(error: &io::Error) -> Cause {
+    match error.kind() {
+        // A socket's file that is not there is nobody who listens.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Cause::Refused,
+        io::ErrorKind::TimedOut => Cause::Timeout,
+        _ => Cause::Io(error.to_string()),
+    }
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The words of the error that is behind all others.
+pub fn last_source(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// The first byte of an alert.
+const TLS_ALERT: u8 = 21;
+
+/// A socket that tells how its other end begins to speak.
+struct Listening {
+    socket: Box<dyn Socket>,
+    begins: Option<oneshot::Sender<u8>>,
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if let Some(&first) = buffer.filled().get(before)
+            && let Some(begins) = self.begins.take()
+        {
+            // Nobody has to be interested.
+            let _ = begins.send(first);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,193 @@
+//! A client of an etcd cluster, of Keelson's or of etcd's own.
+//!
+//! ```no_run
+//! use client::{Client, Config};
+//! use proto::etcdserverpb::{PutRequest, RangeRequest};
+//!
+//! # async fn example() -> Result<(), client::Error> {
+//! let client = Client::connect(Config::new(["127.0.0.1:2379"])).await?;
+//! let put = PutRequest { key: "a".into(), value: "1".into(), ..Default::default() };
+//! client.put(put).await?;
+//! let answer = client.range(RangeRequest { key: "a".into(), ..Default::default() }).await?;
+//! assert_eq!(answer.kvs[0].value, "1");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Requests and answers are etcd's own messages, from crate `proto`, with one method for each call (`calls`). What is added is what makes many members look like one that never fails:
+//!
+//! * calls take turns along the members that are reached, and are repeated where that is safe (`channel`, `call`);
+//! * a password becomes a token, again when that expires (`identity`);
+//! * a [`Watcher`] goes on at another member, from the next revision (`watch`);
+//! * a [`KeepAlive`] renews a lease, and says when it can't (`lease`);
+//! * an [`Error`] says whether the cluster has refused, or nobody was reached and why.
+//!
+//! A client connects by itself and waits for members to come up: a call takes as long as that takes, unless
+//! [`Config::call_timeout`] or [`Client::with_timeout`] say otherwise. It works on the tokio runtime it was made on.
+
+// Connections take time, and are spread by chance.
+#![allow(clippy::disallowed_methods)]
+
+mod answers;
+mod call;
+mod calls;
+mod channel;
+mod config;
+mod dial;
+mod endpoint;
+mod error;
+mod identity;
+mod lease;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+pub use answers::Answers;
+pub use config::{Config, User};
+pub use error::{Cause, Error, Unreachable};
+pub use lease::KeepAlive;
+pub use watch::Watcher;
+
+use crate::channel::Channel;
+use crate::dial::Dialer;
+use crate::endpoint::Endpoint;
+use crate::identity::Identity;
+
+/// A client. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    core: Arc<Core>,
+    timeout: Option<Duration>,
+    requires_leader: bool,
+}
+
+struct Core {
+    config: Arc<Config>,
+    identity: Arc<Identity>,
+    channel: Channel,
+    /// The hubs of watchers that do not care for a leader, and of those that do.
+    hubs: [Mutex<Option<mpsc::Sender<watch::Wish>>>; 2],
+    keeper: Mutex<Option<mpsc::Sender<lease::Wish>>>,
+    watchers: AtomicU64,
+}
+
+impl Client {
+    /// A client of a cluster. With a name and a password, it signs in; else it only begins to connect.
+    pub async fn connect(config: Config) -> Result<Self, Error> {
+        let dialer = dialer(&config)?;
+        let endpoints = endpoints(&config.endpoints, config.tls.is_some())?;
+        let identity = Identity::new(config.user.clone())?;
+        let client = Client {
+            timeout: config.call_timeout,
+            requires_leader: false,
+            core: Arc::new(Core {
+                identity: Arc::new(identity),
+                channel: Channel::new(endpoints, Arc::new(dialer)),
+                config: Arc::new(config),
+                hubs: Default::default(),
+                keeper: Mutex::default(),
+                watchers: AtomicU64::new(0),
+            }),
+        };
+        client.sign_in().await?;
+        Ok(client)
+    }
+
+    /// Gets the first token, if there is a password to get one with.
+    async fn sign_in(&self) -> Result<(), Error> {
+        if !self.core.identity.has_password() {
+            return Ok(());
+        }
+        let work = self.renew_token(self.generation());
+        let signed_in = tokio::time::timeout(self.core.config.dial_timeout, work).await;
+        signed_in.unwrap_or_else(|_| Err(Error::Deadline(self.core.channel.last_failure())))
+    }
+
+    /// The same client, bound to one endpoint: for what is asked of a member rather than of the cluster.
+    pub fn at(&self, endpoint: &str) -> Result<Self, Error> {
+        let endpoints = endpoints([endpoint], self.core.config.tls.is_some())?;
+        let core = Core {
+            config: self.core.config.clone(),
+            identity: self.core.identity.clone(),
+            channel: self.core.channel.only(endpoints),
+            hubs: Default::default(),
+            keeper: Mutex::default(),
+            watchers: AtomicU64::new(0),
+        };
+        Ok(Client {
+            core: Arc::new(core),
+            ..self.clone()
+        })
+    }
+
+    /// The same client, whose calls take no longer than that.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Client {
+            timeout: Some(timeout),
+            ..self.clone()
+        }
+    }
+
+    /// The same client, whose calls are refused by members that know no leader: reads and watches too.
+    pub fn requiring_leader(&self) -> Self {
+        Client {
+            requires_leader: true,
+            ..self.clone()
+        }
+    }
+
+    /// The members it talks to, as they were written.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.core.channel.endpoints()
+    }
+
+    /// Talks to these members from now on.
+    pub fn set_endpoints(&self, texts: &[impl AsRef<str>]) -> Result<(), Error> {
+        let endpoints = endpoints(texts, self.core.config.tls.is_some())?;
+        self.core.channel.set_endpoints(endpoints);
+        Ok(())
+    }
+}
+
+impl Core {
+    fn next_watcher(&self) -> u64 {
+        self.watchers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn dialer(config: &Config) -> Result<Dialer, Error> {
+    let settings = config.tls.clone().unwrap_or_default();
+    let tls = tls::Client::new(&settings, tls::HTTP2).map_err(|error| Error::Config(error.to_string()))?;
+    Ok(Dialer {
+        tls,
+        has_identity: settings.client_identity.is_some() || settings.identity.is_some(),
+        timeout: config.dial_timeout,
+        keep_alive_interval: config.keep_alive_interval,
+        keep_alive_timeout: config.keep_alive_timeout,
+        keep_alive_while_idle: config.keep_alive_while_idle,
+    })
+}
+
+fn endpoints(
+    texts: impl IntoIterator<Item = impl AsRef<str>>,
+    secures: bool,
+) -> Result<Vec<Endpoint>, Error> {
+    let parse = |text: &str| {
+        let no_endpoint = || Error::Config(format!("{text:?} is no endpoint"));
+        Endpoint::parse(text, secures).ok_or_else(no_endpoint)
+    };
+    let mut endpoints = texts
+        .into_iter()
+        .map(|text| parse(text.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    endpoints.dedup();
+    match endpoints.is_empty() {
+        true => Err(Error::Config("no endpoints".into())),
+        false => Ok(endpoints),
+    }
+}
