@@ -16,7 +16,7 @@ use server::go;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::flags::{DiscoveryFallback, FLAGS, Flag, Flags, Settings, Support};
+use crate::flags::{DiscoveryFallback, FLAGS, Flag, Flags, Settings, Source, Support};
 
 /// Quota when none is asked for.
 const QUOTA_DEFAULT: u64 = 2 << 30;
@@ -108,6 +108,63 @@ pub enum Invalid {
     Retention(String),
     #[error("error setting up initial cluster: {0}")]
     InitialCluster(UrlError),
+}
+
+impl Invalid {
+    /// Fields of the flags that it is about.
+    fn fields(&self) -> &[&str] {
+        match self {
+            Invalid::FallbackProxy => &["discovery_fallback"],
+            Invalid::ListenHost(_) => &[
+                "listen_peer_urls",
+                "listen_client_urls",
+                "listen_client_http_urls",
+                "listen_metrics_urls",
+            ],
+            Invalid::AdvertisePeer(..) => &["initial_advertise_peer_urls"],
+            Invalid::AdvertiseClient(..) => &["advertise_client_urls"],
+            Invalid::ManyBootstraps => &["initial_cluster", "discovery_endpoints", "discovery_srv"],
+            Invalid::DiscoveryHalf => &["discovery_token", "discovery_endpoints"],
+            Invalid::DiscoveryEndpointEmpty => &["discovery_endpoints"],
+            Invalid::DiscoveryKeyPair { .. } => &["discovery_key", "discovery_cert"],
+            Invalid::NotPositive("heartbeat-interval", _) => &["heartbeat_interval"],
+            Invalid::NotPositive("compact-hash-check-time", _) => &["compact_hash_check_time"],
+            Invalid::NotPositive(..) | Invalid::ElectionTooLong(_) => &["election_timeout"],
+            Invalid::ElectionTooShort { .. } => &["election_timeout", "heartbeat_interval"],
+            Invalid::AdvertiseClientMissing => &["listen_client_urls"],
+            Invalid::CompactionModeMissing | Invalid::CompactionMode(_) => &["auto_compaction_mode"],
+            Invalid::CheckpointPersist => &["feature_gates"],
+            Invalid::TlsVersion(_) | Invalid::TlsVersions(..) => &["tls_min_version", "tls_max_version"],
+            Invalid::TlsCiphers => &["tls_min_version", "cipher_suites"],
+            Invalid::TlsSuite(_) => &["cipher_suites"],
+            Invalid::TlsAllowed { .. } => &[
+                "client_cert_allowed_cn",
+                "client_cert_allowed_hostname",
+                "peer_cert_allowed_cn",
+                "peer_cert_allowed_hostname",
+            ],
+            Invalid::AuthToken(_) => &["auth_token"],
+            Invalid::Unsupported { .. } => &[],
+            Invalid::Retention(_) => &["auto_compaction_retention", "auto_compaction_mode"],
+            Invalid::InitialCluster(_) => &["initial_cluster"],
+        }
+    }
+
+    /// What is wrong, and where in the file of settings, if they come from one.
+    pub fn explain(&self, settings: &Settings) -> String {
+        let Some(path) = &settings.file else {
+            return self.to_string();
+        };
+        let lines = self.fields().iter().filter_map(|field| settings.given(field));
+        let lines = lines.filter_map(|given| match given.source {
+            Source::Line(line) => Some(format!("line {line}")),
+            Source::Flag | Source::Variable(_) => None,
+        });
+        match lines.collect::<Vec<_>>().join(", ") {
+            lines if lines.is_empty() => format!("{path}: {self}"),
+            lines => format!("{path}: {lines}: {self}"),
+        }
+    }
 }
 
 /// Checks the settings and completes them. `default_host` tells the address by which this machine
@@ -259,7 +316,9 @@ fn check(settings: &Settings) -> Result<(), Invalid> {
         return Err(Invalid::DiscoveryEndpointEmpty);
     }
     check_timing(flags)?;
-    if settings.is_given("listen_client_urls") && !settings.is_given("advertise_client_urls") {
+    // A file may leave the default, as in etcd.
+    let is_by_flags = settings.file.is_none();
+    if is_by_flags && settings.is_given("listen_client_urls") && !settings.is_given("advertise_client_urls") {
         return Err(Invalid::AdvertiseClientMissing);
     }
     match flags.auto_compaction_mode.as_str() {
@@ -311,7 +370,7 @@ fn check_tls(flags: &Flags) -> Result<(), Invalid> {
 }
 
 fn client_tls(flags: &Flags) -> Result<Tls, Invalid> {
-    let hostnames = &flags.client_cert_allowed_hostname;
+    let (names, hostnames) = (&flags.client_cert_allowed_cn, &flags.client_cert_allowed_hostname);
     Ok(Tls {
         settings: TlsSettings {
             identity: identity(&flags.cert_file, &flags.key_file),
@@ -320,7 +379,7 @@ fn client_tls(flags: &Flags) -> Result<Tls, Invalid> {
             trust: trust(&flags.trusted_ca_file),
             requires_certificate: flags.client_cert_auth || !flags.trusted_ca_file.is_empty(),
             revoked: file(&flags.client_crl_file),
-            allowed: allowed(&[], hostnames)?,
+            allowed: allowed(names, hostnames)?,
             protocols: protocols(flags)?,
         },
         auto: flags.auto_tls,
@@ -659,7 +718,7 @@ mod tests {
 
     fn settings(args: &[&str]) -> Settings {
         let args: Vec<_> = args.iter().map(|arg| arg.to_string()).collect();
-        match parse(&args, &[]) {
+        match parse(&args, &[], |path| Err(std::io::Error::other(path))) {
             Ok(Invocation::Serve(settings)) => *settings,
             other => panic!("no server: {other:?}"),
         }
@@ -836,7 +895,6 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_refused_with_a_way_out() {
         for (flag, value) in [
-            ("config-file", "x"),
             ("enable-distributed-tracing", "true"),
             ("enable-log-rotation", "true"),
         ] {

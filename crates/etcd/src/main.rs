@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let env: Vec<_> = std::env::vars_os()
         .map(|(name, value)| (lossy(name), lossy(value)))
         .collect();
-    match flags::parse(args.get(1..).unwrap_or_default(), &env) {
+    match flags::parse(args.get(1..).unwrap_or_default(), &env, flags::read_file) {
         Ok(Invocation::Help) => {
             let _ = stderr().write_all(USAGE.as_bytes());
             let _ = stdout().write_all(flags::help().as_bytes());
@@ -99,7 +99,7 @@ fn serve(settings: &Settings, args: &[String]) -> ExitCode {
     let config = match config::build(settings, default_host) {
         Ok(config) => config,
         Err(invalid) => {
-            let code = failed_to_verify(&invalid.to_string());
+            let code = failed_to_verify(&invalid.explain(settings));
             if invalid == Invalid::AdvertiseClientMissing {
                 warn!(error = %invalid, "advertise client URLs are not set");
             }

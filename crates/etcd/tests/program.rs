@@ -1,5 +1,8 @@
 //! The program as its callers see it: exit codes and what it prints. None of these comes to serve.
 
+// A test of the rim: it has files.
+#![allow(clippy::disallowed_methods)]
+
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -99,6 +102,33 @@ fn settings_that_make_no_sense_are_code_1_and_a_warning() {
     assert_eq!(
         last(&output)["error"],
         "invalid value \"zz\" for ETCD_MAX_WALS: parse error"
+    );
+}
+
+#[test]
+fn a_file_of_settings_that_makes_no_sense_is_code_1_and_names_the_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("etcd.yml");
+    let shown = path.display().to_string();
+    let refusal = |text: &str| {
+        std::fs::write(&path, text).expect("it is written");
+        let output = etcd(&[&format!("--config-file={shown}")], &[]);
+        assert_eq!(output.status.code(), Some(1));
+        last(&output)["error"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(
+        refusal("name: a\nmax-txn-ops: many\n"),
+        format!("{shown}: line 2: max-txn-ops: invalid value \"many\": parse error; write a whole number")
+    );
+    assert_eq!(
+        refusal("name: a\n\nheartbeat-interval: 0\n"),
+        format!("{shown}: line 3: --heartbeat-interval must be >0 (set to 0ms)")
+    );
+    let output = etcd(&[], &[("ETCD_CONFIG_FILE", "/nowhere")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        last(&output)["error"],
+        "open /nowhere: No such file or directory (os error 2) (--config-file)"
     );
 }
 

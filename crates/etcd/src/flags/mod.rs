@@ -6,16 +6,22 @@
 //!   once is fatal: scripts rely on it. An unknown `ETCD_*` name is only worth a warning, because
 //!   platforms put names of their own there.
 //!
+//! * With `--config-file` (or `ETCD_CONFIG_FILE`) a file takes the place of all that ([`file`]).
+//!
 //! Reading is pure: what there is to log is returned as [`Note`]s, since the log is set up by the very
 //! flags that are being read.
 
+mod file;
 mod help;
 mod past;
 mod table;
 mod value;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
 
+use server::fields::json;
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -23,7 +29,9 @@ pub use help::{USAGE, help};
 pub use table::{FLAGS, Flag, Flags, Support};
 pub use value::DiscoveryFallback;
 
+use file::Setting;
 use past::Fate;
+use value::Kind;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -36,21 +44,48 @@ pub enum Invocation {
     Serve(Box<Settings>),
 }
 
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The environment variable of this name.
+    Variable(String),
+    /// This line of the file of settings.
+    Line(usize),
+}
+
+/// A value that somebody set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// By what.
+    pub source: Source,
+    /// As a flag would have it.
+    pub text: String,
+}
+
 /// Flags as they stand after command line and environment, and what to tell about them.
 #[derive(Debug, Default)]
 pub struct Settings {
     /// The values.
     pub flags: Flags,
     /// Fields of the flags that somebody set.
-    given: BTreeSet<&'static str>,
+    given: BTreeMap<&'static str, Given>,
+    /// The file of settings, if they come from one.
+    pub file: Option<String>,
     /// What to log.
     pub notes: Vec<Note>,
 }
 
 impl Settings {
-    /// Whether the flag with this field name was set, by command line or environment.
+    /// Whether the flag with this field name was set.
     pub fn is_given(&self, field: &str) -> bool {
-        self.given.contains(field)
+        self.given.contains_key(field)
+    }
+
+    /// How the flag with this field name was set, if it was.
+    pub fn given(&self, field: &str) -> Option<&Given> {
+        self.given.get(field)
     }
 }
 
@@ -83,6 +118,16 @@ pub enum Note {
     Renamed { old: String, new: String },
     /// A flag of an earlier release was dropped.
     Dropped { old: String },
+    /// A file took the place of everything else, some of which was set.
+    Loaded { path: String, ignored: Vec<String> },
+    /// A key of the file means nothing.
+    KeyUnknown {
+        path: String,
+        line: usize,
+        key: String,
+        /// What to write instead.
+        cure: String,
+    },
 }
 
 impl Note {
@@ -105,12 +150,32 @@ impl Note {
             Note::Dropped { old } => {
                 warn!(flag = %old, "flag was removed and has no effect; please leave it out")
             }
+            Note::Loaded { path, ignored } => info!(
+                path,
+                ignored = json(ignored),
+                "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided"
+            ),
+            Note::KeyUnknown {
+                path,
+                line,
+                key,
+                cure,
+            } => {
+                warn!(
+                    path,
+                    line, key, cure, "unknown key in the configuration file is ignored"
+                )
+            }
         }
     }
 }
 
-/// Reads the command line (without the program's name) and the environment.
-pub fn parse(args: &[String], env: &[(String, String)]) -> Result<Invocation, Refusal> {
+/// Reads the command line (without the program's name), the environment, and the file that one of them may name.
+pub fn parse(
+    args: &[String],
+    env: &[(String, String)],
+    read_file: impl Fn(&str) -> io::Result<String>,
+) -> Result<Invocation, Refusal> {
     let mut parser = Parser::default();
     let Some(rest) = parser.read_args(args)? else {
         return Ok(Invocation::Help);
@@ -126,10 +191,23 @@ pub fn parse(args: &[String], env: &[(String, String)]) -> Result<Invocation, Re
     if parser.settings.flags.version {
         return Ok(Invocation::Version);
     }
-    parser.read_env(env)?;
+    match parser.file_named(env) {
+        Some(path) => parser = Parser::default().read_file(path, parser.ignored(env), read_file)?,
+        None => parser.read_env(env)?,
+    }
     match parser.past.filter(|_| parser.settings.flags.strict_flags) {
         Some(old) => Err(undefined(&old)),
         None => Ok(Invocation::Serve(Box::new(parser.settings))),
+    }
+}
+
+/// Reads a file of settings, unless it is too long to be one.
+pub fn read_file(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(file::BYTES_MAX + 1);
+    match file.read_to_string(&mut text)? as u64 > file::BYTES_MAX {
+        true => Err(io::Error::other("too long for a file of settings")),
+        false => Ok(text),
     }
 }
 
@@ -160,7 +238,7 @@ impl Known {
 
     fn is_bool(self) -> bool {
         match self {
-            Known::Flag(flag) => flag.is_bool,
+            Known::Flag(flag) => flag.is_bool(),
             Known::Past(fate) => fate.is_bool(),
             Known::Ignored => true,
         }
@@ -206,7 +284,7 @@ impl Parser {
                     .ok_or_else(|| Refusal::Usage(format!("flag needs an argument: -{name}")))?;
                 (value, rest) = (Some(next.as_str()), tail);
             }
-            self.set(name, known, value.unwrap_or("true"))
+            self.set(name, known, value.unwrap_or("true"), &Source::Flag)
                 .map_err(|problem| self.usage(name, known, value.unwrap_or("true"), &problem))?;
         }
         Ok(Some(rest))
@@ -236,7 +314,7 @@ impl Parser {
             let flag = flag.to_lowercase().replace('_', "-");
             let known = Known::find(&flag).filter(|_| *name == name.to_uppercase());
             match known {
-                Some(Known::Flag(known)) if on_command_line.contains(known.field) => {
+                Some(Known::Flag(known)) if on_command_line.contains_key(known.field) => {
                     return Err(Refusal::Conflict {
                         flag,
                         env: name.clone(),
@@ -248,9 +326,10 @@ impl Parser {
                     self.note(Note::Dropped { old: name.clone() });
                 }
                 Some(known) => {
-                    self.set(&flag, known, value).map_err(|problem| {
-                        self.invalid(format!("invalid value {value:?} for {name}: {problem}"))
-                    })?;
+                    self.set(&flag, known, value, &Source::Variable(name.clone()))
+                        .map_err(|problem| {
+                            self.invalid(format!("invalid value {value:?} for {name}: {problem}"))
+                        })?;
                     let secret = name.contains("PASSWORD");
                     let value = if secret { "***" } else { value }.to_owned();
                     self.note(Note::EnvUsed {
@@ -265,28 +344,33 @@ impl Parser {
         Ok(())
     }
 
-    fn set(&mut self, name: &str, known: Known, value: &str) -> Result<(), String> {
+    fn set(&mut self, name: &str, known: Known, value: &str, source: &Source) -> Result<(), String> {
         match known {
-            Known::Flag(flag) => self.set_flag(flag, value),
+            Known::Flag(flag) => self.set_flag(flag, value, source),
             Known::Ignored => Ok(()),
             Known::Past(fate) => {
                 self.past.get_or_insert_with(|| name.to_owned());
-                self.set_past(name, fate, value)
+                self.set_past(name, fate, value, source)
             }
         }
     }
 
-    fn set_flag(&mut self, flag: &'static Flag, value: &str) -> Result<(), String> {
+    fn set_flag(&mut self, flag: &'static Flag, value: &str, source: &Source) -> Result<(), String> {
         (flag.set)(&mut self.settings.flags, value)?;
-        self.settings.given.insert(flag.field);
+        self.record(flag, value.to_owned(), source);
         Ok(())
     }
 
-    fn set_past(&mut self, name: &str, fate: Fate, value: &str) -> Result<(), String> {
+    fn record(&mut self, flag: &'static Flag, text: String, source: &Source) {
+        let source = source.clone();
+        self.settings.given.insert(flag.field, Given { source, text });
+    }
+
+    fn set_past(&mut self, name: &str, fate: Fate, value: &str, source: &Source) -> Result<(), String> {
         let old = format!("--{name}");
         match fate {
             Fate::Flag(flag) => {
-                self.set_flag(flag, value)?;
+                self.set_flag(flag, value, source)?;
                 let new = format!("--{}", flag.name());
                 self.note(Note::Renamed { old, new });
             }
@@ -299,6 +383,114 @@ impl Parser {
             Fate::Only(allowed) if value != allowed => return Err("the feature was removed".into()),
             Fate::Dropped | Fate::DroppedSwitch | Fate::Only(_) => self.note(Note::Dropped { old }),
         }
+        Ok(())
+    }
+
+    /// The file of settings that is named, by command line or environment.
+    fn file_named(&self, env: &[(String, String)]) -> Option<String> {
+        let by_env = || env.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE");
+        let named = match self.settings.flags.config_file.as_str() {
+            "" => by_env().map_or("", |(_, path)| path),
+            path => path,
+        };
+        (!named.is_empty()).then(|| named.to_owned())
+    }
+
+    /// What was set and does not count beside a file.
+    fn ignored(&self, env: &[(String, String)]) -> Vec<String> {
+        let is_file = |field: &str| field == "config_file";
+        let flags = FLAGS
+            .iter()
+            .filter(|flag| self.settings.is_given(flag.field) && !is_file(flag.field));
+        let names = env.iter().filter(|(name, value)| {
+            let flag = FLAGS.iter().find(|flag| *name == flag.variable());
+            !value.is_empty() && flag.is_some_and(|flag| !is_file(flag.field))
+        });
+        let flags = flags.map(|flag| format!("--{}", flag.name()));
+        flags.chain(names.map(|(name, _)| name.clone())).collect()
+    }
+
+    /// Reads the settings of a file.
+    fn read_file(
+        mut self,
+        path: String,
+        ignored: Vec<String>,
+        read: impl Fn(&str) -> io::Result<String>,
+    ) -> Result<Self, Refusal> {
+        let opened = read(&path).map_err(|error| format!("open {path}: {error} (--config-file)"));
+        let set = opened.and_then(|text| {
+            let set = file::read(&text).and_then(|entries| {
+                let mut entries = entries.iter();
+                entries.try_for_each(|entry| self.set_entry(&path, entry))
+            });
+            set.map_err(|problem| format!("{path}: {problem}"))
+        });
+        set.map_err(|problem| self.invalid(problem))?;
+        self.note(Note::Loaded {
+            path: path.clone(),
+            ignored,
+        });
+        self.settings.file = Some(path);
+        Ok(self)
+    }
+
+    fn set_entry(&mut self, path: &str, entry: &file::Entry) -> Result<(), file::Problem> {
+        match (entry.flag(), past::fate(&entry.key)) {
+            (Some(flag), _) => self.set_from_file(flag, entry),
+            (None, Some(fate)) => {
+                self.past.get_or_insert_with(|| entry.key.clone());
+                self.set_past_from_file(fate, entry)
+            }
+            (None, None) => {
+                self.note(Note::KeyUnknown {
+                    path: path.to_owned(),
+                    line: entry.line,
+                    key: entry.key.clone(),
+                    cure: entry.cure(),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn set_from_file(&mut self, flag: &'static Flag, entry: &file::Entry) -> Result<(), file::Problem> {
+        let Some(setting) = entry.setting(flag.kind)? else {
+            return Ok(());
+        };
+        let text = setting.text();
+        let flags = &mut self.settings.flags;
+        let set = match setting {
+            Setting::Text(text) => (flag.set)(flags, &text),
+            Setting::Items(items) => (flag.set_items)(flags, items),
+        };
+        set.map_err(|problem| entry.refused(flag.kind, &text, &problem))?;
+        self.record(flag, text, &Source::Line(entry.line));
+        Ok(())
+    }
+
+    /// What was dropped is passed over whatever its value: in a file, etcd has never minded.
+    fn set_past_from_file(&mut self, fate: Fate, entry: &file::Entry) -> Result<(), file::Problem> {
+        let old = entry.key.clone();
+        let new = match fate {
+            Fate::Flag(flag) => {
+                self.set_from_file(flag, entry)?;
+                flag.name()
+            }
+            Fate::Gate(gate) => {
+                let text = entry
+                    .setting(Kind::Bool)?
+                    .map_or("false".into(), |setting| setting.text());
+                let on = server::go::parse_bool(&text);
+                let on = on.ok_or_else(|| entry.refused(Kind::Bool, &text, "parse error"))?;
+                self.settings.flags.feature_gates.set(gate, on);
+                format!("feature-gates: {}={on}", gate.name())
+            }
+            Fate::Dropped | Fate::DroppedSwitch | Fate::Only(_) => {
+                self.note(Note::Dropped { old });
+                return Ok(());
+            }
+        };
+        self.note(Note::Renamed { old, new });
         Ok(())
     }
 

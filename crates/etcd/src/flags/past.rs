@@ -48,7 +48,7 @@ impl Fate {
     /// Whether the flag took a value only after `=`.
     pub fn is_bool(self) -> bool {
         match self {
-            Fate::Flag(flag) => flag.is_bool,
+            Fate::Flag(flag) => flag.is_bool(),
             Fate::Gate(_) | Fate::DroppedSwitch => true,
             Fate::Dropped | Fate::Only(_) => false,
         }

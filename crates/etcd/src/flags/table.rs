@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use server::config::{ClusterState, Gates, NameSet, Url};
 
-use super::value::{DiscoveryFallback, V2Deprecation, Value};
+use super::value::{DiscoveryFallback, Kind, V2Deprecation, Value};
 
 /// What this version does with a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,12 @@ pub struct Flag {
     pub support: Support,
     /// One line for users.
     pub help: &'static str,
-    /// Whether it takes a value only after `=`.
-    pub is_bool: bool,
+    /// How its value is written down.
+    pub kind: Kind,
     /// Parses a value and stores it.
     pub set: fn(&mut Flags, &str) -> Result<(), String>,
+    /// Parses the items of a list and stores them.
+    pub set_items: fn(&mut Flags, Vec<String>) -> Result<(), String>,
     /// Whether two sets of flags differ in this one.
     pub differs: fn(&Flags, &Flags) -> bool,
 }
@@ -60,6 +62,48 @@ impl Flag {
     /// Its name on the command line, without dashes before it.
     pub fn name(&self) -> String {
         self.field.replace('_', "-")
+    }
+
+    /// Its variable.
+    pub fn variable(&self) -> String {
+        format!("ETCD_{}", self.field.to_uppercase())
+    }
+
+    /// Whether it takes a value only after `=`.
+    pub fn is_bool(&self) -> bool {
+        self.kind == Kind::Bool
+    }
+
+    /// Where a file of settings has it, with dots between a group and what is in it; nowhere for some, as in etcd.
+    pub fn key(&self) -> Option<String> {
+        let name = self.name();
+        let within = |group: &str, prefix: &str| Some(format!("{group}.{}", &name[prefix.len()..]));
+        match self.field {
+            "config_file" | "version" | "discovery_fallback" => None,
+            "client_crl_file" | "peer_crl_file" | "raft_read_timeout" | "raft_write_timeout" => None,
+            "cert_file" | "key_file" | "client_cert_file" | "client_key_file" | "client_cert_auth"
+            | "trusted_ca_file" | "auto_tls" => within("client-transport-security", ""),
+            "client_cert_allowed_cn" | "client_cert_allowed_hostname" => {
+                within("client-transport-security", "client-cert-")
+            }
+            "peer_cert_allowed_cn" | "peer_cert_allowed_hostname" => {
+                within("peer-transport-security", "peer-cert-")
+            }
+            "socket_reuse_port" | "socket_reuse_address" => within("socket-options", "socket-"),
+            "discovery_srv" | "discovery_srv_name" => Some(name),
+            "discovery_token" => within("discovery-config", "discovery-"),
+            "discovery_user" => Some("discovery-config.client.auth.username".into()),
+            "discovery_password" => within("discovery-config.client.auth", "discovery-"),
+            "discovery_cert" | "discovery_key" | "discovery_cacert" => {
+                within("discovery-config.client.secure", "discovery-")
+            }
+            field if field.starts_with("discovery_insecure_") => {
+                within("discovery-config.client.secure", "discovery-")
+            }
+            field if field.starts_with("discovery_") => within("discovery-config.client", "discovery-"),
+            field if field.starts_with("peer_") => within("peer-transport-security", "peer-"),
+            _ => Some(name),
+        }
     }
 }
 
@@ -76,9 +120,13 @@ macro_rules! flags {
             default: $default,
             support: $support,
             help: $help,
-            is_bool: <$kind as Value>::IS_BOOL,
+            kind: <$kind as Value>::KIND,
             set: |flags, text| {
                 flags.$field = Value::parse(text)?;
+                Ok(())
+            },
+            set_items: |flags, items| {
+                flags.$field = Value::parse_items(items)?;
                 Ok(())
             },
             differs: |a, b| a.$field != b.$field,
@@ -160,6 +208,7 @@ flags! {
     client_key_file: String = "", Inert(NO_DIAL), "Its key.";
     client_cert_auth: bool = "false", Served, "Ask clients for a certificate.";
     client_crl_file: String = "", Served, "Revoked client certificates.";
+    client_cert_allowed_cn: Vec<String> = "", Served, "Common names client certificates may bear.";
     client_cert_allowed_hostname: Vec<String> = "", Served, "Host names client certificates may bear.";
     trusted_ca_file: String = "", Served, "CA of client certificates.";
     auto_tls: bool = "false", Served, "Make a self-signed certificate for the client ports.";
@@ -230,7 +279,7 @@ flags! {
     feature_gates: Gates = "", Served, "Feature gates, as name=true,name=false.";
 }
 "Process" {
-    config_file: String = "", Missing("pass the settings as flags or ETCD_* variables"), "File of settings that takes the place of flags and environment.";
+    config_file: String = "", Served, "YAML or JSON file of settings that takes the place of all other flags and variables.";
     confine_files: bool = "true", Served, "Give up access to all files but the member's own, where the kernel has Landlock.";
     strict_flags: bool = "false", Served, "Refuse flags of earlier releases instead of mapping them to today's.";
     version: bool = "false", Served, "Print the version and exit.";
