@@ -20,12 +20,12 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Eleven test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
+//! Twelve test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
 //! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/discovery.rs`
 //! (members that find each other, see
 //! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
 //! [`rotation`] and [`confined`]), `tests/matrix.rs` (every call by every kind of caller, see [`identities`]),
-//! `tests/tokens.rs` (JWT), `tests/rude.rs` (secrets, and requests that should do nothing),
+//! `tests/settings.rs` (files of settings), `tests/tokens.rs` (JWT), `tests/rude.rs` (secrets, and requests that should do nothing),
 //! `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
 //! last two are short by default; `cargo xtask nightly` is their long form. The real etcd comes from `cargo xtask
 //! reference`. Without it every trial counts as ignored and says why; with `CI=true` that fails. A trial for which the
@@ -72,6 +72,7 @@ pub mod rotation;
 pub mod script;
 pub mod server;
 pub mod session;
+pub mod settings;
 pub mod spaces;
 pub mod stream;
 pub mod tenant;

@@ -270,6 +270,11 @@ impl Server {
         self.place = place;
     }
 
+    /// From now on the server is started with one more flag.
+    pub fn add_flag(&mut self, flag: String) {
+        self.flags.push(flag);
+    }
+
     /// From now on the server is this program.
     pub fn set_program(&mut self, program: &Path) {
         self.program = program.to_owned();
