@@ -50,8 +50,9 @@ mod txn;
 mod version;
 
 pub use alarms::Alarms;
-pub use machine::{Applied, Config, Effect, Machine, Outcome};
+pub use machine::{Applied, Config, Effect, Machine, Operations, Outcome};
 pub use membership::{Member, MemberChange, Membership};
+pub use request::{KINDS, kind};
 pub use txn::{attach, range_options};
 pub use version::{BadTarget, ClusterVersion, Downgrade, NEWEST, OLDEST, Version};
 

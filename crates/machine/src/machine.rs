@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use proto::etcdserverpb::{self, AlarmMember, AlarmType};
 use proto::raftpb::{ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType};
-use proto::raw;
+use proto::raw::{self, response_op::Response};
 use types::{ErrorKind, Index, LeaseId, MemberId};
 
 use crate::authorize::Caller;
@@ -71,6 +71,43 @@ pub enum Outcome {
     Members(Vec<etcdserverpb::Member>),
     /// Answer to a request about users, roles or the switch.
     Auth(auth::Answer),
+}
+
+/// How many operations there were, those inside transactions counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// Ranges read.
+    pub ranges: u64,
+    /// Keys put.
+    pub puts: u64,
+    /// Ranges deleted, whatever was in them.
+    pub deletes: u64,
+}
+
+impl Operations {
+    /// Those a transaction carried out.
+    pub fn of(response: &raw::TxnResponse) -> Self {
+        let mut all = Operations::default();
+        for done in response.responses.iter().filter_map(|op| op.response.as_ref()) {
+            match done {
+                Response::ResponseRange(_) => all.ranges += 1,
+                Response::ResponsePut(_) => all.puts += 1,
+                Response::ResponseDeleteRange(_) => all.deletes += 1,
+                Response::ResponseTxn(nested) => {
+                    let nested = Operations::of(nested);
+                    all.ranges += nested.ranges;
+                    all.puts += nested.puts;
+                    all.deletes += nested.deletes;
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether they are more than one, which is what etcd calls a transaction.
+    pub fn are_several(self) -> bool {
+        self.ranges + self.puts + self.deletes > 1
+    }
 }
 
 /// What the loop that applies has to do on account of an entry.
@@ -352,5 +389,38 @@ fn to_v2(change: ConfChange) -> ConfChangeV2 {
             node_id: change.node_id,
         }],
         context: change.context,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(operations: impl IntoIterator<Item = Response>) -> raw::TxnResponse {
+        let operation = |response| raw::ResponseOp {
+            response: Some(response),
+        };
+        raw::TxnResponse {
+            responses: operations.into_iter().map(operation).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn operations_are_counted_in_all_depths_and_one_alone_is_no_transaction() {
+        let put = || Response::ResponsePut(raw::PutResponse::default());
+        let range = || Response::ResponseRange(raw::RangeResponse::default());
+        let nested = done([put(), Response::ResponseTxn(done([range()]))]);
+        let all = Operations::of(&done([put(), Response::ResponseTxn(nested)]));
+        assert_eq!(
+            all,
+            Operations {
+                ranges: 1,
+                puts: 2,
+                deletes: 0
+            }
+        );
+        assert!(all.are_several());
+        assert!(!Operations::of(&done([range()])).are_several());
     }
 }

@@ -23,6 +23,56 @@ use crate::check;
 use crate::membership::Attributes;
 use crate::version::Version;
 
+macro_rules! kinds {
+    ($($field:ident: $name:literal,)*) => {
+        /// The names that etcd's metrics have for what may be asked for.
+        pub const KINDS: &[&str] = &[$($name,)* UNKNOWN_KIND];
+
+        /// What a request asks for, as one of [`KINDS`].
+        pub fn kind(request: &InternalRaftRequest) -> &'static str {
+            $(if request.$field.is_some() {
+                return $name;
+            })*
+            UNKNOWN_KIND
+        }
+    };
+}
+
+const UNKNOWN_KIND: &str = "Unknown";
+
+kinds! {
+    range: "Range",
+    put: "Put",
+    delete_range: "DeleteRange",
+    txn: "Txn",
+    compaction: "Compaction",
+    lease_grant: "LeaseGrant",
+    lease_revoke: "LeaseRevoke",
+    lease_checkpoint: "LeaseCheckpoint",
+    alarm: "Alarm",
+    authenticate: "Authenticate",
+    auth_enable: "AuthEnable",
+    auth_disable: "AuthDisable",
+    auth_status: "AuthStatus",
+    auth_user_add: "AuthUserAdd",
+    auth_user_delete: "AuthUserDelete",
+    auth_user_get: "AuthUserGet",
+    auth_user_change_password: "AuthUserChangePassword",
+    auth_user_grant_role: "AuthUserGrantRole",
+    auth_user_revoke_role: "AuthUserRevokeRole",
+    auth_user_list: "AuthUserList",
+    auth_role_list: "AuthRoleList",
+    auth_role_add: "AuthRoleAdd",
+    auth_role_delete: "AuthRoleDelete",
+    auth_role_get: "AuthRoleGet",
+    auth_role_grant_permission: "AuthRoleGrantPermission",
+    auth_role_revoke_permission: "AuthRoleRevokePermission",
+    cluster_version_set: "ClusterVersionSet",
+    cluster_member_attr_set: "ClusterMemberAttrSet",
+    downgrade_info_set: "DowngradeInfoSet",
+    downgrade_version_test: "DowngradeVersionTest",
+}
+
 /// One request of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Request {
@@ -259,6 +309,24 @@ mod tests {
             val: Some(val.into()),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_request_has_one_name_before_the_log_and_after_it() {
+        let put = InternalRaftRequest {
+            put: Some(PutRequest::default()),
+            ..Default::default()
+        };
+        let list = InternalRaftRequest {
+            auth_user_list: Some(AuthUserListRequest::default()),
+            ..Default::default()
+        };
+        for message in [put, list] {
+            let after = decode(&message).unwrap().request.kind();
+            assert_eq!(kind(&message), after);
+            assert!(KINDS.contains(&after));
+        }
+        assert_eq!(kind(&InternalRaftRequest::default()), "Unknown");
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Batch {
         self.arena.len()
     }
 
+    /// Changes so far.
+    pub fn count(&self) -> usize {
+        self.changes.len()
+    }
+
     /// Appends a put. Revisions must rise from change to change.
     pub fn put(&mut self, rev: Revision, kv: &KvFields<'_>) {
         self.change(rev, false, |arena| record::encode_change(arena, rev, false, kv));

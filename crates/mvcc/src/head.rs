@@ -76,6 +76,11 @@ impl Head {
         self.batch.len()
     }
 
+    /// Changes that wait to be sealed.
+    pub fn pending_changes(&self) -> usize {
+        self.batch.count()
+    }
+
     /// What was applied since it was last asked, as one number: a hash of the changes, and of the entry that
     /// made them and the revision after it.
     pub fn take_digest(&mut self, index: Index, term: Term) -> u64 {

@@ -20,7 +20,9 @@ mod network;
 mod process;
 mod text;
 
-use machine::Membership;
+use std::time::Duration;
+
+use machine::{Membership, Operations};
 use proto::etcdserverpb::{AlarmMember, AlarmType};
 use types::MemberId;
 
@@ -30,7 +32,7 @@ pub use kinds::{Counter, Family, Gauge, Histogram};
 pub use metered::{Answering, Metered, MeteredBody};
 pub use network::Network;
 
-use kinds::{Buckets, Metric, Spec};
+use kinds::{Buckets, BySuccess, Metric, Spec};
 use text::Text;
 
 /// What a scrape is answered with.
@@ -56,6 +58,10 @@ macro_rules! metrics {
         /// Every metric of this member.
         pub struct Metrics {
             $(#[doc = concat!("`", $name, "`: ", $help)] pub $field: $kind,)*
+            /// Handles of `etcd_server_request_duration_seconds`, by the kind of request.
+            requests: Vec<(&'static str, BySuccess)>,
+            /// Handles of `etcd_server_range_duration_seconds`.
+            ranges: BySuccess,
             /// `grpc_server_*`, and the bytes of client requests and answers.
             pub grpc: grpc::Grpc,
         }
@@ -67,6 +73,8 @@ macro_rules! metrics {
                         labels: &[$($($label),*)?],
                         buckets: Buckets::NONE $(.or($buckets))?,
                     }),)*
+                    requests: request_kinds().map(|kind| (kind, BySuccess::default())).collect(),
+                    ranges: BySuccess::default(),
                     grpc: grpc::Grpc::new(extensive),
                 }
             }
@@ -310,6 +318,29 @@ impl Metrics {
         metrics
     }
 
+    /// Notes how long a request took.
+    pub fn measure_request(&self, kind: &str, took: Duration, success: bool) {
+        let known = self.requests.iter().find(|(known, _)| *known == kind);
+        debug_assert!(known.is_some(), "{kind}");
+        if let Some((kind, handles)) = known {
+            let family = &self.server_request_duration_seconds;
+            let make = |success: &str| family.with(&[kind, success]);
+            handles.get(success, make).observe_duration(took);
+        }
+    }
+
+    /// Notes how long a range took.
+    pub fn measure_range(&self, took: Duration, success: bool) {
+        let make = |success: &str| self.server_range_duration_seconds.with(&[success]);
+        self.ranges.get(success, make).observe_duration(took);
+    }
+
+    /// Counts what a transaction read, and whether it was one.
+    pub fn count_reads(&self, operations: Operations) {
+        self.mvcc_range_total.add(operations.ranges);
+        self.mvcc_txn_total.add(operations.are_several().into());
+    }
+
     /// Shows the member's id, once it is known.
     pub fn set_id(&self, id: MemberId) {
         self.server_id.with(&[&id.to_string()]).set(1);
@@ -357,6 +388,16 @@ impl Metrics {
         all
     }
 }
+
+/// What requests ask for: of the log, and of the store alone.
+fn request_kinds() -> impl Iterator<Item = &'static str> {
+    [READ_TXN].iter().chain(machine::KINDS).copied()
+}
+
+/// The kind of a range.
+pub const RANGE: &str = "Range";
+/// The kind of a transaction that only reads.
+pub const READ_TXN: &str = "ReadonlyTxn";
 
 #[cfg(test)]
 mod tests {

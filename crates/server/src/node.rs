@@ -30,7 +30,7 @@ use crate::go;
 use crate::ids::RequestIds;
 use crate::inbox::Refused;
 use crate::loops::member::{Member, Order};
-use crate::metrics::{Histogram, Metrics};
+use crate::metrics::Metrics;
 use crate::passwords::Passwords;
 use crate::peers::Peers;
 use crate::replies::{Answer, Replies, RequestId};
@@ -72,8 +72,6 @@ pub struct Inner {
     pub watches: crate::loops::watch::WatchHandle,
     /// What is counted and timed.
     pub metrics: Arc<Metrics>,
-    /// Times of ranges that failed, and of those that did not.
-    pub range_durations: [Arc<Histogram>; 2],
     /// Rung when a compaction has been carried out.
     pub compactions: Arc<Compactions>,
     /// Sums of what entries did, to compare with other members'.
@@ -317,17 +315,23 @@ impl Node {
         if self.board.raft().committed > self.board.applied() + backlog_max {
             return Err(ErrorKind::TooManyRequests);
         }
+        let (began, kind) = (Instant::now(), machine::kind(&request));
         let id = self.ids.next();
         request.header = Some(RequestHeader {
             id,
             username: who.user,
             auth_revision: who.revision,
         });
-        if request.encoded_len() > self.config.max_request_bytes {
-            return Err(ErrorKind::RequestTooLarge);
-        }
-        let data = request.encode_to_vec().into();
-        self.hand_in(id, Payload::Request(data), only_in).await
+        let answer = match request.encoded_len() > self.config.max_request_bytes {
+            true => Err(ErrorKind::RequestTooLarge),
+            false => {
+                let data = request.encode_to_vec().into();
+                self.hand_in(id, Payload::Request(data), only_in).await
+            }
+        };
+        self.metrics
+            .measure_request(kind, began.elapsed(), answer.is_ok());
+        answer
     }
 
     async fn hand_in(&self, id: RequestId, payload: Payload, only_in: Option<Term>) -> Answer {
@@ -340,7 +344,10 @@ impl Node {
         };
         self.order(Order::Propose { id, payload, only_in })?;
         let answer = tokio::time::timeout(self.request_timeout(), outcome.answer()).await;
-        answer.unwrap_or_else(|_| Err(self.why_late(started_ms)))
+        answer.unwrap_or_else(|_| {
+            self.metrics.server_proposals_failed_total.inc();
+            Err(self.why_late(started_ms))
+        })
     }
 
     /// What a request is told that was not answered in time.
@@ -429,7 +436,7 @@ impl Node {
 
     /// Notes how long a range took.
     pub fn measure_range(&self, took: Duration, success: bool) {
-        self.range_durations[usize::from(success)].observe_duration(took);
+        self.metrics.measure_range(took, success);
         if took >= self.config.slow_request {
             tracing::warn!("time spent" = %go::duration(took), request = "Range", "request stats");
         }
@@ -442,14 +449,25 @@ impl Node {
             return Ok(());
         }
         let barrier = async {
-            let (reply, index) = oneshot::channel();
-            self.order(Order::ReadIndex { reply })?;
-            let index: Index = index.await.map_err(|_| ErrorKind::Stopped)??;
+            let index = self.read_index().await.inspect_err(|error| {
+                if *error != ErrorKind::Stopped {
+                    self.metrics.server_read_indexes_failed_total.inc();
+                }
+            })?;
             self.board.wait_applied(index).await;
             Ok(())
         };
         let answer = tokio::time::timeout(self.request_timeout(), barrier).await;
-        answer.unwrap_or(Err(ErrorKind::Timeout))
+        answer.unwrap_or_else(|_| {
+            self.metrics.server_slow_read_indexes_total.inc();
+            Err(ErrorKind::Timeout)
+        })
+    }
+
+    async fn read_index(&self) -> Result<Index, ErrorKind> {
+        let (reply, index) = oneshot::channel();
+        self.order(Order::ReadIndex { reply })?;
+        index.await.map_err(|_| ErrorKind::Stopped)?
     }
 
     /// The read of the health checks: whether a range would be answered now.

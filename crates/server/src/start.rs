@@ -152,8 +152,14 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         ..Default::default()
     }
     .with_progress_interval(progress_ms, ids.next());
-    let (watch_loop, watches) =
-        watch_loop::new(identity, watch_options, mvcc.clone(), lanes, failure.clone());
+    let (watch_loop, watches) = watch_loop::new(
+        identity,
+        watch_options,
+        mvcc.clone(),
+        lanes,
+        metrics.clone(),
+        failure.clone(),
+    );
 
     measure(&metrics, &mvcc, &store, &replies, &watches);
     metrics.set_id(id);
@@ -292,8 +298,6 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         let member = member.clone();
         thread("clock", Box::new(move || member.run_clock()))?
     };
-    let range_durations =
-        ["false", "true"].map(|success| metrics.server_range_duration_seconds.with(&[success]));
     let answers = Answers::new(config.request_timeout());
     let node = Node::new(Inner {
         config,
@@ -311,7 +315,6 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         peers,
         watches,
         metrics,
-        range_durations,
         compactions,
         trail,
         ids,
@@ -373,6 +376,9 @@ fn measure(
     metrics
         .mvcc_db_total_size_in_use_in_bytes
         .ask(of(store, Store::size_in_use));
+    metrics
+        .mvcc_db_open_read_transactions
+        .ask(of(store, |store| store.open_snapshots() as u64));
     let of = |mvcc: &Arc<Mvcc>, read: fn(&Mvcc) -> i64| {
         let mvcc = mvcc.clone();
         move || read(&mvcc) as f64

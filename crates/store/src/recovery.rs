@@ -288,6 +288,7 @@ impl Found {
             writer: Mutex::new(writer),
             size: AtomicU64::new(size),
             live: AtomicU64::new(live),
+            snapshots: Arc::default(),
             _lock: lock,
         });
         let values: Arc<dyn Values> = store.clone();

@@ -28,6 +28,8 @@ pub struct Snapshot {
     segments: Vec<Frozen>,
     tail: Vec<Arc<SealedBatch>>,
     dead_in_tail: BTreeSet<Revision>,
+    /// Counts as one of the store's.
+    _counted: Arc<()>,
 }
 
 struct Frozen {
@@ -65,6 +67,7 @@ impl Store {
                 segments: state.sealed.iter().chain([&open]).map(freeze).collect(),
                 tail: state.tail.unsettled().cloned().collect(),
                 dead_in_tail: state.tail.forgotten().clone(),
+                _counted: Arc::clone(&self.snapshots),
             }
         };
         drop(writer);

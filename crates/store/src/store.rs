@@ -80,6 +80,8 @@ pub struct Store {
     /// Bytes of segments and tail, and of the live records among them.
     pub(crate) size: AtomicU64,
     pub(crate) live: AtomicU64,
+    /// One more handle for each snapshot there is.
+    pub(crate) snapshots: Arc<()>,
     /// Locks the folder as long as the store lives.
     pub(crate) _lock: Arc<dyn File>,
 }
@@ -144,6 +146,11 @@ impl Store {
     /// would fit in. Never 0, as tools divide by it.
     pub fn size_in_use(&self) -> u64 {
         u64::from(SEGMENT_HEADER) + self.live.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots that are held: each keeps the files it was taken from, also those that were rewritten since.
+    pub fn open_snapshots(&self) -> usize {
+        Arc::strong_count(&self.snapshots) - 1
     }
 
     /// Makes sure of what must always be true; for tests, while nobody appends. Reads no files.

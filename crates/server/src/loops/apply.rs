@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use auth::{TokenEffect, Tokens};
 use lease::Lessor;
 use machine::trail::Trail;
-use machine::{Applied, Effect, Machine, Outcome};
+use machine::{Applied, Effect, Machine, Operations, Outcome};
 use mvcc::{Head, KvRef};
 use parking_lot::Mutex;
 use proto::etcdserverpb::AlarmType;
@@ -296,9 +296,11 @@ impl Applier {
     fn apply(&mut self, entry: &Entry) -> Result<Applied, String> {
         let began = Instant::now();
         let now_ms = (began - self.started).as_millis() as u64;
+        let changes = self.head.pending_changes();
         let applied = self.machine.apply(&mut self.head, &self.lessor, entry, now_ms);
         let mut applied = applied.map_err(|error| error.to_string())?;
         self.measure(entry, &applied, began.elapsed());
+        self.count(&applied, self.head.pending_changes() - changes);
         if let Effect::ConfChange(change) = &applied.effect {
             let changed = consensus::apply_conf_change(&self.conf_state, change);
             self.conf_state = changed.map_err(|error| error.to_string())?;
@@ -357,7 +359,6 @@ impl Applier {
                 metrics.debugging_lease_granted_total.inc();
                 metrics.debugging_lease_ttl_total.observe(lease.ttl_secs as f64);
             }
-            Ok(Outcome::Txn(response)) if response.responses.len() > 1 => metrics.mvcc_txn_total.inc(),
             Ok(_) if kind == "LeaseRevoke" => metrics.debugging_lease_revoked_total.inc(),
             _ => {}
         }
@@ -374,13 +375,29 @@ impl Applier {
         }
     }
 
+    /// Counts operations, of an entry with so many changes. Puts are counted when they are published.
+    fn count(&self, applied: &Applied, changes: usize) {
+        let metrics = &self.metrics;
+        match &applied.outcome {
+            Ok(Outcome::DeleteRange(_)) => metrics.mvcc_delete_total.inc(),
+            Ok(Outcome::Txn(response)) => {
+                let operations = Operations::of(response);
+                metrics.mvcc_delete_total.add(operations.deletes);
+                metrics.count_reads(operations);
+            }
+            // The keys of a lease are deleted one by one.
+            Ok(_) if applied.kind == Some("LeaseRevoke") => metrics.mvcc_delete_total.add(changes as u64),
+            _ => {}
+        }
+    }
+
     /// Seals what was applied, and makes it visible: first to the store, then to readers, then to
     /// watchers.
     fn publish(&mut self, index: Index, term: Term) {
         let batch = self.head.seal(index, term, Some(self.conf_state.clone()));
         let (revision, compacted) = (batch.commit.revision, batch.commit.compact_revision);
         let changes = batch.changes.clone();
-        self.count(&changes);
+        self.count_changes(&changes);
         let backlog = self.store.append(batch);
         self.head.mvcc().publish(revision, compacted);
         if !changes.is_empty() {
@@ -390,16 +407,16 @@ impl Applier {
         self.sync.appended(backlog);
     }
 
-    fn count(&self, changes: &[mvcc::Change]) {
+    fn count_changes(&self, changes: &[mvcc::Change]) {
         let metrics = &self.metrics;
         for change in changes {
             if change.tombstone {
-                metrics.mvcc_delete_total.inc();
                 metrics.debugging_mvcc_keys_total.add(-1);
-            } else {
+            } else if let Ok(kv) = KvRef::parse(&change.kv) {
                 metrics.mvcc_put_total.inc();
-                let is_new = KvRef::parse(&change.kv).is_ok_and(|kv| kv.version == 1);
-                metrics.debugging_mvcc_keys_total.add(is_new.into());
+                metrics.debugging_mvcc_keys_total.add((kv.version == 1).into());
+                let size = kv.key().len() + kv.value().len();
+                metrics.debugging_mvcc_total_put_size_in_bytes.add(size as i64);
             }
         }
     }

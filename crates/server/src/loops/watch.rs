@@ -16,6 +16,7 @@ use watch::{Bell, Create, Event, History, Hub, Identity, Opener, Options, Outbox
 
 use super::Failure;
 use crate::inbox::Inbox;
+use crate::metrics::Metrics;
 use crate::replies::lane;
 
 /// Batches of events that may wait for the hub. They are slices of what the store keeps in memory
@@ -165,6 +166,7 @@ pub struct WatchLoop {
     hub: Hub,
     mvcc: Arc<Mvcc>,
     shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     failure: Failure,
     started: Instant,
 }
@@ -175,6 +177,7 @@ pub fn new(
     options: Options,
     mvcc: Arc<Mvcc>,
     lanes: usize,
+    metrics: Arc<Metrics>,
     failure: Failure,
 ) -> (WatchLoop, WatchHandle) {
     let shared = Arc::new(Shared {
@@ -195,6 +198,7 @@ pub fn new(
             hub,
             mvcc,
             shared,
+            metrics,
             failure,
             started: Instant::now(),
         },
@@ -229,11 +233,23 @@ impl WatchLoop {
                         .report("the store holds a change that is no key-value pair", error);
                 }
             }
-            self.hub.tick(self.now_ms());
+            self.tick();
             if let Err(error) = self.catch_up() {
                 return self.failure.report("cannot read the history for watchers", error);
             }
             *self.shared.counts.lock() = self.hub.metrics();
+        }
+    }
+
+    /// Lets the hub know the time, and notes how long that takes when it has progress to report.
+    fn tick(&mut self) {
+        let (began, now_ms) = (Instant::now(), self.now_ms());
+        let is_due = self.hub.next_tick_ms().is_some_and(|due| due <= now_ms);
+        self.hub.tick(now_ms);
+        if is_due {
+            self.metrics
+                .debugging_server_watch_send_loop_progress_duration_seconds
+                .observe_duration(began.elapsed());
         }
     }
 

@@ -255,6 +255,18 @@ impl Metric for Histogram {
     }
 }
 
+/// Handles of two series of a family, of what failed and of what did not; each is made when it is first used.
+#[derive(Default)]
+pub struct BySuccess([OnceLock<Arc<Histogram>>; 2]);
+
+impl BySuccess {
+    /// The handle; `make` finds it by the label's value.
+    pub fn get(&self, success: bool, make: impl FnOnce(&str) -> Arc<Histogram>) -> &Histogram {
+        let label = if success { "true" } else { "false" };
+        self.0[usize::from(success)].get_or_init(|| make(label))
+    }
+}
+
 /// One metric for each combination of label values in use.
 ///
 /// Label values must come from a small set: every new one is a series that is never forgotten.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use auth::Identity;
 use bytes::Bytes;
 use grpc::hot::etcdserverpb::kv_server;
-use machine::{Outcome, check};
+use machine::{Operations, Outcome, check};
 use mvcc::{Cursor, RangeError, RangeOptions, RangeResult, ReadError, View, Wait};
 use proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
@@ -23,6 +23,7 @@ use types::KeyRange;
 use super::{blocking, complete, mismatch, status};
 use crate::access::{self, Head};
 use crate::answers::{LIST, Room, UNCOUNTED, weight};
+use crate::metrics::{RANGE, READ_TXN};
 use crate::node::Node;
 use crate::replies::Done;
 
@@ -44,38 +45,11 @@ impl kv_server::Kv for Kv {
         let (head, request) = access::split(request);
         admit_read(node, &head, request.serializable)?;
         check::range(&request).map_err(status)?;
-        if !request.serializable {
-            node.read_barrier().await.map_err(status)?;
-        }
-        let who = node.identify(&head).await.map_err(status)?;
         let began = Instant::now();
-        let mut options = machine::range_options(&request);
-        node.may_read(&who, &options.range).map_err(status)?;
-        options.max_bytes = match options.range {
-            KeyRange::One(_) => UNCOUNTED,
-            _ => LIST,
-        };
-        let (found, room) = loop {
-            // Weighed anew if it has grown while it waited for room.
-            let room = room(node, &head, options.max_bytes).await?;
-            match range(node, &options).await? {
-                Err(RangeError::Heavy(weight)) => options.max_bytes = weight,
-                found => break (found, room),
-            }
-        };
-        node.measure_range(began.elapsed(), found.is_ok());
-        node.still_may(&who).map_err(status)?;
-        let found = found.map_err(|error| node.range_failed(error))?;
-        node.metrics.mvcc_range_total.inc();
-        let bytes = found.kvs.iter().map(|kv| kv.len() as u64).sum();
-        let room = room.and_then(|room| room.fit(weight(&head, bytes)));
-        let answer = raw::RangeResponse {
-            header: Some(node.header(found.revision)),
-            kvs: found.kvs,
-            more: found.more,
-            count: found.count,
-        };
-        Ok(in_room(answer, room))
+        let answer = read_range(node, &head, request).await;
+        node.metrics
+            .measure_request(RANGE, began.elapsed(), answer.is_ok());
+        answer
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<raw::RangeStreamResponse, Status>> + Send>>;
@@ -97,6 +71,7 @@ impl kv_server::Kv for Kv {
         node.may_read(&who, &options.range).map_err(status)?;
         // It has one message at a time in memory.
         let room = room(&node, &head, 2 * node.config.max_request_bytes as u64).await?;
+        node.metrics.mvcc_range_total.inc();
         let pieces = Pieces::new(node, who, options)?;
         let stream = futures_util::stream::try_unfold(Some(pieces), |pieces| async move {
             match pieces {
@@ -176,7 +151,11 @@ impl kv_server::Kv for Kv {
         node.check_quota(check::txn_cost(&request)).await?;
         check::txn(&request, node.config.max_txn_ops).map_err(status)?;
         let (mut response, room) = if check::is_read_only(&request) {
-            read_txn(node, &head, request).await?
+            let began = Instant::now();
+            let answer = read_txn(node, &head, request).await;
+            node.metrics
+                .measure_request(READ_TXN, began.elapsed(), answer.is_ok());
+            answer?
         } else {
             let who = node.identify(&head).await.map_err(status)?;
             let room = room_for_txn(node, &head, &who, &request).await?;
@@ -235,6 +214,46 @@ impl kv_server::Kv for Kv {
             Err(error) => Err(status(error)),
         }
     }
+}
+
+/// A range, answered from a view.
+async fn read_range(
+    node: &Node,
+    head: &Head,
+    request: RangeRequest,
+) -> Result<Response<raw::RangeResponse>, Status> {
+    if !request.serializable {
+        node.read_barrier().await.map_err(status)?;
+    }
+    let who = node.identify(head).await.map_err(status)?;
+    let began = Instant::now();
+    let mut options = machine::range_options(&request);
+    node.may_read(&who, &options.range).map_err(status)?;
+    options.max_bytes = match options.range {
+        KeyRange::One(_) => UNCOUNTED,
+        _ => LIST,
+    };
+    let (found, room) = loop {
+        // Weighed anew if it has grown while it waited for room.
+        let room = room(node, head, options.max_bytes).await?;
+        match range(node, &options).await? {
+            Err(RangeError::Heavy(weight)) => options.max_bytes = weight,
+            found => break (found, room),
+        }
+    };
+    node.measure_range(began.elapsed(), found.is_ok());
+    node.still_may(&who).map_err(status)?;
+    let found = found.map_err(|error| node.range_failed(error))?;
+    node.metrics.mvcc_range_total.inc();
+    let bytes = found.kvs.iter().map(|kv| kv.len() as u64).sum();
+    let room = room.and_then(|room| room.fit(weight(head, bytes)));
+    let answer = raw::RangeResponse {
+        header: Some(node.header(found.revision)),
+        kvs: found.kvs,
+        more: found.more,
+        count: found.count,
+    };
+    Ok(in_room(answer, room))
 }
 
 /// Reads a range, where it delays nobody else.
@@ -329,6 +348,7 @@ async fn read_txn(
     };
     node.still_may(&who).map_err(status)?;
     let answer = answer.map_err(|error| node.range_failed(error))?;
+    node.metrics.count_reads(Operations::of(&answer));
     Ok((answer, room))
 }
 

@@ -16,7 +16,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use types::{ErrorKind, KeyRange, LeaseId};
 
-use super::{mismatch, status};
+use super::{count_failure, mismatch, status};
 use crate::access::{self, Head};
 use crate::forward;
 use crate::node::Node;
@@ -91,7 +91,11 @@ impl lease_server::Lease for Leases {
         let caller = Arc::new((self.0.clone(), head));
         let answers = renewals.then(move |renewal| {
             let caller = caller.clone();
-            async move { keep_alive(&caller.0, &caller.1, renewal?.id).await }
+            async move {
+                let (node, head) = &*caller;
+                let renewal = renewal.inspect_err(|error| count_failure(node, "lease-keepalive", error))?;
+                keep_alive(node, head, renewal.id).await
+            }
         });
         Ok(Response::new(Box::pin(answers)))
     }

@@ -12,6 +12,8 @@ mod recipes;
 mod services;
 mod watch;
 
+use std::error::Error;
+
 use proto::etcdserverpb::ResponseHeader;
 use tonic::{Code, Status};
 use types::ErrorKind;
@@ -40,6 +42,17 @@ pub fn status(error: ErrorKind) -> Status {
 fn complete(header: &mut Option<ResponseHeader>, node: &Node) {
     let revision = header.as_ref().map_or(0, |header| header.revision);
     *header = Some(node.header(revision));
+}
+
+/// Counts a stream that ends because of what its client sent. One whose client went away has an error of the transport
+/// as its source, and is none.
+fn count_failure(node: &Node, api: &str, error: &Status) {
+    if error.source().is_none() {
+        let failures = &node.metrics.network_server_stream_failures_total;
+        failures.with(&["receive", api]).inc();
+        let what = api.replace('-', " ");
+        tracing::warn!(error = %error, "failed to receive {what} request from gRPC stream");
+    }
 }
 
 /// Runs what may wait for the disk where it delays nobody else.
