@@ -124,6 +124,22 @@ calls! {
     health_check(HealthCheckRequest) -> HealthCheckResponse = "grpc.health.v1.Health/Check", Freely;
 }
 
+impl Client {
+    /// A transaction that does nothing more when it is done twice.
+    pub(crate) async fn txn_again(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
+        self.call("/etcdserverpb.KV/Txn", request, Repeat::Freely).await
+    }
+
+    /// A deletion of what nobody else makes again.
+    pub(crate) async fn delete_again(
+        &self,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Error> {
+        self.call("/etcdserverpb.KV/DeleteRange", request, Repeat::Freely)
+            .await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

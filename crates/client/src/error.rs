@@ -54,6 +54,18 @@ pub enum Error {
         /// Which.
         lease: i64,
     },
+    /// Somebody else has the lock.
+    #[error("mutex: Locked by another session")]
+    Locked,
+    /// The session is over, and with it what was held or waited for.
+    #[error("mutex: session is expired")]
+    SessionExpired,
+    /// Whoever proclaims something is no longer elected.
+    #[error("election: not leader")]
+    NotElected,
+    /// Nobody is elected.
+    #[error("election: no leader")]
+    NobodyElected,
     /// A message is larger than the client was told to send.
     #[error("trying to send message larger than max ({size} vs. {max})")]
     TooLarge {

@@ -34,12 +34,18 @@ mod calls;
 mod channel;
 mod config;
 mod dial;
+mod election;
 mod endpoint;
 mod error;
 mod identity;
+mod keys;
 mod lease;
+mod lock;
+mod session;
+mod stm;
 mod watch;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,8 +55,13 @@ use tokio::sync::mpsc;
 
 pub use answers::Answers;
 pub use config::{Config, User};
+pub use election::{Followed, Office};
 pub use error::{Cause, Error, Unreachable};
+pub use keys::prefix_end;
 pub use lease::KeepAlive;
+pub use lock::Lock;
+pub use session::Session;
+pub use stm::{Isolation, Stm};
 pub use watch::Watcher;
 
 use crate::channel::Channel;
@@ -151,6 +162,12 @@ impl Client {
         let endpoints = endpoints(texts, self.core.config.tls.is_some())?;
         self.core.channel.set_endpoints(endpoints);
         Ok(())
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.endpoints().join(","))
     }
 }
 

@@ -3,49 +3,12 @@
 use std::time::Duration;
 
 use client::{Cause, Client, Config, Error, User};
-use conformance::server::{Ports, Server};
-use conformance::tools::Tools;
+use conformance::server::Ports;
 use proto::etcdserverpb::*;
 
-/// Our server, and etcd's if it is there.
-fn programs() -> Vec<std::path::PathBuf> {
-    match Tools::find() {
-        Ok(tools) => vec![tools.ours, tools.reference],
-        Err(problem) if std::env::var_os("CI").is_some() => panic!("{problem}"),
-        Err(problem) => {
-            eprintln!("ignored: {problem}");
-            vec![]
-        }
-    }
-}
+use common::{get, programs, put, start, watch};
 
-async fn start(program: &std::path::Path) -> (Server, Client) {
-    let server = Server::start(program, &[]).await.unwrap();
-    let client = Client::connect(Config::new([server.endpoint()])).await.unwrap();
-    (server, client)
-}
-
-fn put(key: &str, value: &str) -> PutRequest {
-    PutRequest {
-        key: key.to_owned().into(),
-        value: value.to_owned().into(),
-        ..PutRequest::default()
-    }
-}
-
-fn get(key: &str) -> RangeRequest {
-    RangeRequest {
-        key: key.to_owned().into(),
-        ..RangeRequest::default()
-    }
-}
-
-fn watch(key: &str) -> WatchCreateRequest {
-    WatchCreateRequest {
-        key: key.to_owned().into(),
-        ..WatchCreateRequest::default()
-    }
-}
+mod common;
 
 #[tokio::test]
 async fn what_is_put_is_read_watched_kept_and_in_the_snapshot() {
