@@ -457,8 +457,8 @@ mod tests {
         assert_eq!(
             lines(&metrics.encode(), "etcd_debugging_server_alarms{"),
             [
-                "etcd_debugging_server_alarms{server_id=\"abc\",alarm_type=\"CORRUPT\"} 1",
-                "etcd_debugging_server_alarms{server_id=\"abc\",alarm_type=\"NOSPACE\"} 0",
+                "etcd_debugging_server_alarms{alarm_type=\"CORRUPT\",server_id=\"abc\"} 1",
+                "etcd_debugging_server_alarms{alarm_type=\"NOSPACE\",server_id=\"abc\"} 0",
             ]
         );
     }
@@ -494,7 +494,7 @@ mod tests {
         times.observe(0.001);
         times.observe(100.0);
         let text = metrics.encode();
-        let series = "etcd_server_request_duration_seconds_bucket{type=\"Range\",success=\"true\",le=";
+        let series = "etcd_server_request_duration_seconds_bucket{success=\"true\",type=\"Range\",le=";
         assert!(text.contains(&format!("{series}\"0.001\"}} 1\n")));
         assert!(text.contains(&format!("{series}\"8.192\"}} 1\n")));
         assert!(text.contains(&format!("{series}\"+Inf\"}} 2\n")));
@@ -511,14 +511,14 @@ mod tests {
     }
 
     #[test]
-    fn families_are_in_order_and_labels_escaped() {
+    fn families_and_labels_are_in_order_and_values_escaped() {
         let metrics = Metrics::new(&config());
         metrics
             .server_client_requests_total
             .with(&["unary", "a\"b\\c\nd"])
             .inc();
         let text = metrics.encode();
-        assert!(text.contains("client_api_version=\"a\\\"b\\\\c\\nd\"} 1\n"));
+        assert!(text.contains("client_api_version=\"a\\\"b\\\\c\\nd\",type=\"unary\"} 1\n"));
         let families: Vec<_> = lines(&text, "# TYPE")
             .iter()
             .map(|line| line.split(' ').nth(2))

@@ -308,9 +308,9 @@ async fn results_are_counted() {
     let (_, metrics) = shown(ask(&site, "GET", "/metrics", &[]).await);
     for line in [
         "etcd_server_health_success 1",
-        "etcd_server_healthcheck{type=\"readyz\",name=\"non_learner\"} 0",
-        "etcd_server_healthcheck{type=\"livez\",name=\"serializable_read\"} 1",
-        "etcd_server_healthchecks_total{type=\"readyz\",name=\"non_learner\",status=\"error\"} 1",
+        "etcd_server_healthcheck{name=\"non_learner\",type=\"readyz\"} 0",
+        "etcd_server_healthcheck{name=\"serializable_read\",type=\"livez\"} 1",
+        "etcd_server_healthchecks_total{name=\"non_learner\",status=\"error\",type=\"readyz\"} 1",
     ] {
         assert!(metrics.lines().any(|shown| shown == line), "{line}");
     }

@@ -449,22 +449,22 @@ mod tests {
         .await;
         call(&metrics, "/nobody/Knows", "3.7", || vec![trailers("12")]).await;
         let text = metrics.encode();
-        let put = "{grpc_type=\"unary\",grpc_service=\"etcdserverpb.KV\",grpc_method=\"Put\"";
+        let put = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}";
         for line in [
-            format!("grpc_server_started_total{put}}} 2"),
-            format!("grpc_server_msg_received_total{put}}} 2"),
-            format!("grpc_server_msg_sent_total{put}}} 1"),
-            format!("grpc_server_handled_total{put},grpc_code=\"OK\"}} 1"),
-            format!("grpc_server_handled_total{put},grpc_code=\"Unavailable\"}} 1"),
-            format!("grpc_server_handled_total{put},grpc_code=\"Canceled\"}} 0"),
-            format!("grpc_server_handling_seconds_count{put}}} 2"),
+            format!("grpc_server_started_total{{{put} 2"),
+            format!("grpc_server_msg_received_total{{{put} 2"),
+            format!("grpc_server_msg_sent_total{{{put} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"OK\",{put} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"Unavailable\",{put} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{put} 0"),
+            format!("grpc_server_handling_seconds_count{{{put} 2"),
             "etcd_network_client_grpc_received_bytes_total 40".into(),
             "etcd_network_client_grpc_sent_bytes_total 40".into(),
-            "etcd_server_client_requests_total{type=\"unary\",client_api_version=\"3.7\"} 4".into(),
+            "etcd_server_client_requests_total{client_api_version=\"3.7\",type=\"unary\"} 4".into(),
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}");
         }
-        assert!(text.contains("grpc_method=\"Lock\"} 1") && !text.contains("Unlock"));
+        assert!(text.contains("grpc_method=\"Lock\"") && !text.contains("Unlock"));
         assert!(!text.contains("Knows"));
     }
 
@@ -473,8 +473,8 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&config()));
         let method = metrics.grpc.find("/etcdserverpb.Watch/Watch");
         drop(Call::start(method));
-        let line = "grpc_server_handled_total{grpc_type=\"bidi_stream\",grpc_service=\"etcdserverpb.Watch\",\
-                    grpc_method=\"Watch\",grpc_code=\"Canceled\"} 1\n";
+        let line = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"Watch\",\
+                    grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"} 1\n";
         assert!(metrics.encode().contains(line));
     }
 

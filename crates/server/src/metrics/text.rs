@@ -18,9 +18,13 @@ pub struct Text {
     families: BTreeMap<&'static str, String>,
     /// Name, kind and help of the family that the samples belong to.
     family: (&'static str, &'static str, &'static str),
-    /// The labels of the samples, comma between them.
-    labels: String,
+    /// The labels of the samples, and how they are written.
+    labels: Vec<(String, String)>,
+    written: String,
 }
+
+/// The label of buckets, which comes last.
+const BUCKET: &str = "le";
 
 impl Text {
     /// What follows belongs to this family.
@@ -38,13 +42,8 @@ impl Text {
         let (name, kind, help) = self.family;
         let header = || format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
         let out = self.families.entry(name).or_insert_with(header);
-        let (open, close) = if self.labels.is_empty() {
-            ("", "")
-        } else {
-            ("{", "}")
-        };
         let value = go::float(value);
-        let _ = writeln!(out, "{name}{suffix}{open}{}{close} {value}", self.labels);
+        let _ = writeln!(out, "{name}{suffix}{} {value}", self.written);
     }
 
     /// Writes samples with one more label.
@@ -52,36 +51,44 @@ impl Text {
         self.with_labels([(name, value)], write);
     }
 
-    /// Writes samples with more labels.
+    /// Writes samples with more labels. They come in the order of their names, as etcd's do: scripts look for them so.
     pub fn with_labels<'a, V: AsRef<str>>(
         &mut self,
         labels: impl IntoIterator<Item = (&'a str, V)>,
         write: impl FnOnce(&mut Self),
     ) {
-        let before = self.labels.len();
-        for (name, value) in labels {
-            self.push_label(name, value.as_ref());
-        }
+        let before = self.labels.clone();
+        let labels = labels.into_iter();
+        self.labels
+            .extend(labels.map(|(name, value)| (name.to_owned(), escaped(value.as_ref()))));
+        self.labels
+            .sort_by(|(a, _), (b, _)| (a == BUCKET, a).cmp(&(b == BUCKET, b)));
+        let written = std::mem::replace(&mut self.written, braced(&self.labels));
         write(self);
-        self.labels.truncate(before);
-    }
-
-    fn push_label(&mut self, name: &str, value: &str) {
-        let comma = if self.labels.is_empty() { "" } else { "," };
-        let _ = write!(self.labels, "{comma}{name}=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => self.labels.push_str("\\\\"),
-                '"' => self.labels.push_str("\\\""),
-                '\n' => self.labels.push_str("\\n"),
-                c => self.labels.push(c),
-            }
-        }
-        self.labels.push('"');
+        (self.labels, self.written) = (before, written);
     }
 
     /// The text, families in the order of their names.
     pub fn finish(self) -> String {
         self.families.into_values().collect()
     }
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+fn braced(labels: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (at, (name, value)) in labels.iter().enumerate() {
+        let before = if at == 0 { '{' } else { ',' };
+        let _ = write!(text, "{before}{name}=\"{value}\"");
+    }
+    if !labels.is_empty() {
+        text.push('}');
+    }
+    text
 }
