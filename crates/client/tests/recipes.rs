@@ -118,12 +118,12 @@ async fn what_is_moved_by_many_at_once_stays_the_same_in_sum() {
     let account = |number: u64| Bytes::from(format!("account/{}", number % ACCOUNTS));
     let number = |text: &Bytes| String::from_utf8_lossy(text).parse::<i64>().unwrap();
     for program in programs() {
+        let (_server, client) = start(&program).await;
         for isolation in [
             Isolation::SerializableSnapshot,
             Isolation::Serializable,
             Isolation::RepeatableReads,
         ] {
-            let (_server, client) = start(&program).await;
             for at in 0..ACCOUNTS {
                 let key = String::from_utf8(account(at).to_vec()).unwrap();
                 client.put(put(&key, "100")).await.unwrap();
