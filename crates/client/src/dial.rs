@@ -2,11 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -66,17 +68,24 @@ impl Dialer {
                 match secured.map_err(|error| self.tls_cause(&error)) {
                     Err(Cause::Io(_)) if speaks_plainly(endpoint).await => Err(Cause::PlainServer),
                     Err(cause) => Err(cause),
-                    Ok(secured) => self.greet(Box::new(secured)).await,
+                    Ok(secured) => match self.greet(Box::new(secured)).await {
+                        Err(cause @ Cause::NotGrpc(_)) => {
+                            Err(self.objection(endpoint).await.unwrap_or(cause))
+                        }
+                        greeted => greeted,
+                    },
                 }
             }
         }
     }
 
     async fn greet(&self, socket: Box<dyn Socket>) -> Result<Connection, Cause> {
-        let (begins, begun) = oneshot::channel();
+        let (begins, mut begun) = oneshot::channel();
+        let fault = Arc::new(Mutex::new(None));
         let socket = Listening {
             socket,
             begins: Some(begins),
+            fault: fault.clone(),
         };
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -87,49 +96,30 @@ impl Dialer {
             .keep_alive_timeout(self.keep_alive_timeout)
             .keep_alive_while_idle(self.keep_alive_while_idle);
         let handshake = builder.handshake(TokioIo::new(socket)).await;
-        let (sender, mut connection) = handshake.map_err(|error| self.greeting_cause(&error))?;
+        let (sender, mut connection) = handshake.map_err(|error| Cause::NotGrpc(last_source(&error)))?;
+        // Nothing is heard unless the connection is driven.
         let first = tokio::select! {
-            biased;
-            first = begun => first,
-            end = &mut connection => {
-                return Err(match end {
-                    Err(error) => self.greeting_cause(&error),
-                    Ok(()) => Cause::NotGrpc("it closed the connection".into()),
-                });
-            }
+            first = &mut begun => first,
+            _ = &mut connection => begun.await,
         };
         match first {
             // The length of the frame that every server begins with is small.
-            Ok(0) => {}
-            Ok(TLS_ALERT) => return Err(Cause::TlsServer),
-            Ok(_) => return Err(Cause::NotGrpc("it speaks another protocol".into())),
+            Ok(Ok(0)) => {}
+            Ok(Ok(TLS_ALERT)) => return Err(Cause::TlsServer),
+            Ok(Ok(_)) => return Err(Cause::NotGrpc("it speaks another protocol".into())),
+            Ok(Err(error)) if is_tls(&error) => return Err(self.tls_cause(&error)),
+            Ok(Err(error)) => return Err(Cause::NotGrpc(error.to_string())),
             Err(_) => return Err(Cause::NotGrpc("it closed the connection".into())),
         }
         let (ends, ended) = oneshot::channel();
         tokio::spawn(async move {
-            let end = connection.await;
-            let cause = end.map_or_else(
-                |error| last_source(&error),
-                |()| "the server closed it".to_owned(),
-            );
+            let end = connection.await.err().map(|error| last_source(&error));
+            let fault = fault.lock().take().or(end);
+            let cause = fault.unwrap_or_else(|| "the server closed it".to_owned());
             // Nobody has to be interested.
             let _ = ends.send(cause);
         });
         Ok(Connection { sender, ended })
-    }
-
-    /// What a failure before the first word of HTTP/2 means.
-    fn greeting_cause(&self, error: &hyper::Error) -> Cause {
-        let mut source = std::error::Error::source(error);
-        while let Some(error) = source {
-            if let Some(error) = error.downcast_ref::<io::Error>()
-                && is_tls(error)
-            {
-                return self.tls_cause(error);
-            }
-            source = error.source();
-        }
-        Cause::NotGrpc(last_source(error))
     }
 
     fn tls_cause(&self, error: &io::Error) -> Cause {
@@ -167,6 +157,20 @@ impl Dialer {
             | AlertDescription::AccessDenied => Cause::CertificateRefused(text),
             _ => Cause::Handshake(text),
         }
+    }
+
+    /// What a server says that ends the connection after the handshake: that it is not content with the certificate
+    /// it was shown. It is lost if something is written meanwhile, so nothing is.
+    async fn objection(&self, endpoint: &Endpoint) -> Option<Cause> {
+        let look = async {
+            let socket = reach(&endpoint.place).await.ok()?;
+            let read = match self.tls.connect(&endpoint.name, socket).await {
+                Ok(mut secured) => secured.read_u8().await,
+                Err(error) => Err(error),
+            };
+            read.err().filter(is_tls).map(|error| self.tls_cause(&error))
+        };
+        timeout(SECOND_LOOK, look).await.ok().flatten()
     }
 
     /// Whether who does not understand HTTP/2 does understand TLS. Whether to trust them is not the question.
@@ -253,10 +257,31 @@ pub fn last_source(error: &dyn std::error::Error) -> String {
 /// The first byte of an alert.
 const TLS_ALERT: u8 = 21;
 
-/// A socket that tells how its other end begins to speak.
+/// A socket that tells how its other end begins to speak, and what went wrong with it.
 struct Listening {
     socket: Box<dyn Socket>,
-    begins: Option<oneshot::Sender<u8>>,
+    begins: Option<oneshot::Sender<io::Result<u8>>>,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Listening {
+    /// The first thing that is read goes to who waits for it; the error that follows is of no interest.
+    fn note(&mut self, read: io::Result<Option<u8>>) -> io::Result<()> {
+        if let Err(error) = &read {
+            *self.fault.lock() = Some(tls::describe(error));
+        }
+        let Some(begins) = self.begins.take() else {
+            return read.map(drop);
+        };
+        let first = read.and_then(|first| first.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+        let rest = match first {
+            Ok(_) => Ok(()),
+            Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        // Nobody has to be interested.
+        let _ = begins.send(first);
+        rest
+    }
 }
 
 impl AsyncRead for Listening {
@@ -266,14 +291,8 @@ impl AsyncRead for Listening {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
-        if let Some(&first) = buffer.filled().get(before)
-            && let Some(begins) = self.begins.take()
-        {
-            // Nobody has to be interested.
-            let _ = begins.send(first);
-        }
-        read
+        let read = ready!(Pin::new(&mut self.socket).poll_read(context, buffer));
+        Poll::Ready(self.note(read.map(|()| buffer.filled().get(before).copied())))
     }
 }
 

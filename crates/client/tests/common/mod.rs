@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use client::{Client, Config};
 use conformance::server::Server;
@@ -15,8 +16,10 @@ use tokio::sync::watch::Sender;
 
 /// Our server, and etcd's if it is there.
 pub fn programs() -> Vec<PathBuf> {
-    match Tools::find() {
-        Ok(tools) => vec![tools.ours, tools.reference],
+    // Looking brings our server up to date.
+    static TOOLS: LazyLock<Result<Tools, String>> = LazyLock::new(Tools::find);
+    match &*TOOLS {
+        Ok(tools) => vec![tools.ours.clone(), tools.reference.clone()],
         Err(problem) if std::env::var_os("CI").is_some() => panic!("{problem}"),
         Err(problem) => {
             eprintln!("ignored: {problem}");
