@@ -242,6 +242,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
             bytes => u64::try_from(bytes).ok(),
         },
         confine_files: flags.confine_files,
+        // Known to who has opened the log.
+        exchanged_logs: Vec::new(),
         fsync: !flags.unsafe_no_fsync,
         max_txn_ops: flags.max_txn_ops as usize,
         max_request_bytes: flags.max_request_bytes as usize,
@@ -894,10 +896,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused_with_a_way_out() {
-        for (flag, value) in [
-            ("enable-distributed-tracing", "true"),
-            ("enable-log-rotation", "true"),
-        ] {
+        for (flag, value) in [("enable-distributed-tracing", "true"), ("enable-pprof", "true")] {
             let text = refusal(&[&format!("--{flag}={value}")]);
             let begin = format!("--{flag} is not supported yet: ");
             assert!(

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use config::Invalid;
 use flags::{Invocation, Note, Refusal, Settings, USAGE};
-use logging::Log;
+use logging::{Log, Plan};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -89,14 +89,18 @@ fn failed_to_verify(problem: &str) -> ExitCode {
 }
 
 fn serve(settings: &Settings, args: &[String]) -> ExitCode {
-    let log = Log::new(&settings.flags);
-    let log_problem = log.as_ref().err().cloned();
-    log.unwrap_or_else(|_| Log::fallback()).start();
+    let plan = Plan::new(&settings.flags);
+    let opened = plan.and_then(|plan| Ok((plan.open()?, plan.exchanged())));
+    let (log, log_problem, exchanged_logs) = match opened {
+        Ok((log, exchanged)) => (log, None, exchanged),
+        Err(problem) => (Log::fallback(), Some(problem), Vec::new()),
+    };
+    log.start();
     log_call(&settings.notes, args);
     if let Some(problem) = log_problem {
         return failed_to_verify(&problem);
     }
-    let config = match config::build(settings, default_host) {
+    let mut config = match config::build(settings, default_host) {
         Ok(config) => config,
         Err(invalid) => {
             let code = failed_to_verify(&invalid.explain(settings));
@@ -106,6 +110,7 @@ fn serve(settings: &Settings, args: &[String]) -> ExitCode {
             return code;
         }
     };
+    config.exchanged_logs = exchanged_logs;
     config::advise(settings, &config);
     let discovery = config.discovery.clone();
     let ended = tokio::runtime::Builder::new_current_thread()

@@ -119,6 +119,8 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Give up what is not needed of the file system.
     pub confine_files: bool,
+    /// Files of the log that are exchanged for new ones, which needs their folders.
+    pub exchanged_logs: Vec<PathBuf>,
     /// False puts the data at risk: nothing waits for the disk any more.
     pub fsync: bool,
 
@@ -557,6 +559,7 @@ pub(crate) mod tests {
             max_wal_files: Some(5),
             quota_bytes: Some(2 << 30),
             confine_files: false,
+            exchanged_logs: vec![],
             fsync: true,
             max_txn_ops: 128,
             max_request_bytes: 1_572_864,

@@ -9,7 +9,8 @@
 //! folder of each file is readable, and where a path has links in it, the folder around what each link leads to.
 //! `/etc` as a whole is readable for the same reason: `resolv.conf` and `hosts` are replaced by renaming too.
 //!
-//! What is open already stays so: the log's files, and sockets.
+//! What is open already stays so: the log's files, and sockets. Log files that are exchanged are in folders of which
+//! all is reached.
 //!
 //! It is done as far as the kernel can. A server that would lack one of its own folders is not confined at
 //! all: that would look like a lost disk, or like certificates that are never exchanged.
@@ -151,6 +152,9 @@ impl Reach {
     fn of(config: &Config) -> Self {
         let mut reach = Reach::default();
         reach.data(config);
+        reach
+            .write
+            .extend(config.exchanged_logs.iter().map(|file| folder_of(file)));
         for settings in [&config.client_tls.settings, &config.peer_tls.settings] {
             reach.certificates(settings);
         }

@@ -25,7 +25,6 @@ use Support::{Inert, Missing, Served};
 
 const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
 const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
-const ROTATION: &str = "name a file in --log-outputs and let logrotate (copytruncate) turn it over";
 const NO_DIAL: &str = "this member does not dial its own client port";
 const NO_BBOLT: &str = "the store commits with every batch and has no bbolt pages, freelist or transactions";
 const NO_DEFRAG: &str = "the store gives space back while it runs and needs no defragmentation at start";
@@ -243,11 +242,11 @@ flags! {
 }
 "Logging" {
     logger: String = "zap", Served, "Format family of the log; there is only 'zap'.";
-    log_outputs: Vec<String> = "default", Served, "Where log lines go: default (stderr), stderr, stdout, or paths of files.";
+    log_outputs: Vec<String> = "default", Served, "Where log lines go: default (stderr), stderr, stdout, systemd/journal, or paths of files.";
     log_level: String = "info", Served, "Least level to log: debug, info, warn, error, panic or fatal.";
     log_format: String = "json", Served, "'json' or 'console'.";
-    enable_log_rotation: bool = "false", Missing(ROTATION), "Rotate the log file.";
-    log_rotation_config_json: String = "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Missing(ROTATION), "How to rotate it.";
+    enable_log_rotation: bool = "false", Served, "Exchange the file of --log-outputs for a new one when it is long.";
+    log_rotation_config_json: String = "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Served, "When to exchange it, and what becomes of old ones: megabytes, days, how many, gzip.";
 }
 "Distributed tracing" {
     enable_distributed_tracing: bool = "false", Missing(TRACING), "Send OpenTelemetry traces.";

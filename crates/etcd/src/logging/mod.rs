@@ -12,12 +12,15 @@
 //! Libraries' own events are written only from `warn` on; see [`server::fields`] for values that are
 //! more than a text, and for the field names with a meaning.
 
+mod journal;
+mod outputs;
+mod rotation;
+
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::panic::PanicHookInfo;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +32,8 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber, callsite};
 
 use crate::flags::Flags;
+
+use outputs::{Output, Place};
 
 /// Lines of one kind that are written in a second; more are only counted.
 const LINES_OF_A_SECOND_MAX: u64 = 100;
@@ -92,7 +97,7 @@ enum Format {
     Console,
 }
 
-/// A log that can be started.
+/// A log that is open and can be started.
 pub struct Log {
     least: Severity,
     format: Format,
@@ -101,7 +106,7 @@ pub struct Log {
 
 /// Where lines go, and how many of each kind went there lately.
 struct Sink {
-    outputs: Vec<Box<dyn Write + Send>>,
+    outputs: Vec<Output>,
     recent: HashMap<callsite::Identifier, Recent>,
 }
 
@@ -115,8 +120,15 @@ struct Recent {
     left_out: u64,
 }
 
-impl Log {
-    /// The log that the flags ask for; the error is in etcd's words.
+/// The log that the flags ask for, checked and not opened yet.
+pub struct Plan {
+    least: Severity,
+    format: Format,
+    places: Vec<Place>,
+}
+
+impl Plan {
+    /// What the flags ask for; the error is in etcd's words.
     pub fn new(flags: &Flags) -> Result<Self, String> {
         match flags.logger.as_str() {
             "zap" => {}
@@ -134,23 +146,37 @@ impl Log {
                 ));
             }
         };
-        if flags.log_outputs.len() > 1 && flags.log_outputs.iter().any(|output| output == "default") {
-            return Err("multi logoutput for \"default\" is not supported yet".into());
-        }
-        let outputs = flags
-            .log_outputs
-            .iter()
-            .map(|name| open(name))
-            .collect::<Result<_, _>>()?;
-        Ok(Log::to(least, format, outputs))
+        let places = Place::all(flags)?;
+        Ok(Plan {
+            least,
+            format,
+            places,
+        })
     }
 
+    /// The files that are exchanged while the process runs.
+    pub fn exchanged(&self) -> Vec<PathBuf> {
+        self.places.iter().filter_map(Place::exchanged).collect()
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> Result<Log, String> {
+        let outputs = self.places.iter().map(Place::open).collect::<Result<_, _>>()?;
+        Ok(Log::to(self.least, self.format, outputs))
+    }
+}
+
+impl Log {
     /// The log for when there is no other: everything from `info` on, to stderr.
     pub fn fallback() -> Self {
-        Log::to(Severity::Info, Format::Json, vec![Box::new(io::stderr())])
+        Log::to(
+            Severity::Info,
+            Format::Json,
+            vec![Output::Stream(Box::new(io::stderr()))],
+        )
     }
 
-    fn to(least: Severity, format: Format, outputs: Vec<Box<dyn Write + Send>>) -> Self {
+    fn to(least: Severity, format: Format, outputs: Vec<Output>) -> Self {
         Log {
             least,
             format,
@@ -188,20 +214,6 @@ impl Log {
         };
         metadata.is_event() && *metadata.level() <= least.filter()
     }
-}
-
-fn open(output: &str) -> Result<Box<dyn Write + Send>, String> {
-    Ok(match output {
-        "default" | "stderr" => Box::new(io::stderr()),
-        "stdout" => Box::new(io::stdout()),
-        "systemd/journal" => {
-            return Err("--log-outputs=systemd/journal is not supported yet: use stderr, which systemd takes to its journal".into());
-        }
-        path => {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            Box::new(file.map_err(|error| format!("open {path}: {error}"))?)
-        }
-    })
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
@@ -271,8 +283,7 @@ impl Subscriber for Log {
             Format::Console => fields.console(severity, now, &caller),
         };
         for output in &mut self.sink().outputs {
-            // There is nowhere to complain to.
-            let _ = output.write_all(line.as_bytes());
+            output.put(severity, &line);
         }
     }
 
@@ -446,6 +457,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::Arc;
 
     use serde_json::{Value, json};
@@ -466,7 +478,7 @@ mod tests {
             }
         }
         let written = Shared::default();
-        let log = Log::to(least, format, vec![Box::new(written.clone())]);
+        let log = Log::to(least, format, vec![Output::Stream(Box::new(written.clone()))]);
         tracing::subscriber::with_default(log, logs);
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
@@ -486,7 +498,7 @@ mod tests {
         assert_eq!(
             without_time(&logged[0]),
             format!(
-                "{{\"level\":\"warn\",\"ts\":\"T\",\"logger\":\"raft\",\"caller\":\"etcd/logging.rs:{place}\",\"msg\":\"it is so\",\
+                "{{\"level\":\"warn\",\"ts\":\"T\",\"logger\":\"raft\",\"caller\":\"logging/mod.rs:{place}\",\"msg\":\"it is so\",\
                  \"listen-urls\":[\"a\",\"b\"],\"count\":3,\"up\":true,\"share\":0.5,\"error\":\"no \\\"way\\\"\\n\",\"took\":\"1.5s\"}}"
             )
         );
@@ -537,7 +549,7 @@ mod tests {
         });
         let columns: Vec<_> = logged[0].split('\t').collect();
         assert_eq!(columns[1], "debug");
-        assert!(columns[2].starts_with("etcd/logging.rs:"));
+        assert!(columns[2].starts_with("logging/mod.rs:"));
         assert_eq!(columns[3..], ["two\\nlines", "{\"a\":1}"]);
     }
 
@@ -589,7 +601,10 @@ mod tests {
         let log = |change: fn(&mut Flags)| {
             let mut flags = Flags::default();
             change(&mut flags);
-            Log::new(&flags).map(|_| ()).unwrap_err()
+            Plan::new(&flags)
+                .and_then(|plan| plan.open())
+                .map(|_| ())
+                .unwrap_err()
         };
         assert_eq!(
             log(|flags| flags.logger = "foo".into()),
@@ -607,7 +622,19 @@ mod tests {
             log(|flags| flags.log_outputs = vec!["default".into(), "stderr".into()]),
             "multi logoutput for \"default\" is not supported yet"
         );
-        assert!(log(|flags| flags.log_outputs = vec!["systemd/journal".into()]).contains("use stderr"));
+        for (outputs, why) in [(&["stderr"][..], "no file"), (&["/a", "/b"], "two files")] {
+            let mut flags = Flags {
+                log_outputs: outputs.iter().map(|output| output.to_string()).collect(),
+                ..Flags::default()
+            };
+            assert!(Plan::new(&flags).is_ok());
+            flags.enable_log_rotation = true;
+            let refusal = Plan::new(&flags).map(|_| ()).unwrap_err();
+            assert!(
+                refusal.starts_with("--log-outputs requires a single file path"),
+                "{why}"
+            );
+        }
         assert!(
             log(|flags| flags.log_outputs = vec!["/nowhere/at/all".into()])
                 .starts_with("open /nowhere/at/all: ")
@@ -623,7 +650,9 @@ mod tests {
             ..Flags::default()
         };
         for _ in 0..2 {
-            tracing::subscriber::with_default(Log::new(&flags).unwrap(), || tracing::info!("once"));
+            tracing::subscriber::with_default(Plan::new(&flags).unwrap().open().unwrap(), || {
+                tracing::info!("once")
+            });
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
