@@ -703,10 +703,17 @@ pub fn advise(settings: &Settings, config: &Config) {
             "adjusting watch progress notify interval to minimum period"
         );
     }
+    if flags.bootstrap_defrag_threshold_megabytes > 0 {
+        info!(
+            "bootstrap-defrag-threshold-bytes" =
+                flags.bootstrap_defrag_threshold_megabytes.saturating_mul(1 << 20),
+            "Skipping defragmentation"
+        );
+    }
     let default = Flags::default();
     for flag in FLAGS {
         if let (Support::Inert(reason), true) = (flag.support, (flag.differs)(flags, &default)) {
-            warn!(flag = format!("--{}", flag.name()), reason, "flag has no effect");
+            info!(flag = format!("--{}", flag.name()), reason, "flag has no effect");
         }
     }
 }
@@ -903,6 +910,17 @@ mod tests {
                 text.starts_with(&begin) && text.len() > begin.len() + 10,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_here_is_said_in_the_page_of_differences() {
+        let page = include_str!("../../../docs/compat.md");
+        let inert = FLAGS
+            .iter()
+            .filter(|flag| matches!(flag.support, Support::Inert(_)));
+        for flag in inert {
+            assert!(page.contains(&format!("`--{}`", flag.name())), "{}", flag.name());
         }
     }
 

@@ -7,6 +7,7 @@
 // The rim: this crate has clocks and files.
 #![allow(clippy::disallowed_methods)]
 
+mod check;
 mod config;
 mod flags;
 mod logging;
@@ -23,6 +24,7 @@ use signal_hook::low_level::emulate_default_handler;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use check::Shape;
 use config::Invalid;
 use flags::{Invocation, Note, Refusal, Settings, USAGE};
 use logging::{Log, Plan};
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Serve(settings)) => serve(&settings, &args),
+        Ok(Invocation::Check(settings, shape)) => check_config(&settings, shape),
         Err(refusal) => refuse(refusal, &args),
     }
 }
@@ -86,6 +89,25 @@ fn log_call(notes: &[Note], args: &[String]) {
 fn failed_to_verify(problem: &str) -> ExitCode {
     warn!(error = problem, "failed to verify flags");
     ExitCode::FAILURE
+}
+
+/// Tells what a server would be. The log goes to stderr: that of the server is not touched.
+fn check_config(settings: &Settings, shape: Shape) -> ExitCode {
+    Log::fallback().start();
+    settings.notes.iter().for_each(Note::log);
+    if let Err(problem) = Plan::new(&settings.flags) {
+        return failed_to_verify(&problem);
+    }
+    let config = match config::build(settings, default_host) {
+        Ok(config) => config,
+        Err(invalid) => return failed_to_verify(&invalid.explain(settings)),
+    };
+    config::advise(settings, &config);
+    let _ = stdout().write_all(check::show(settings, &config, shape).as_bytes());
+    match server::check(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed_to_verify(&error.to_string()),
+    }
 }
 
 fn serve(settings: &Settings, args: &[String]) -> ExitCode {

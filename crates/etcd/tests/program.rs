@@ -199,3 +199,119 @@ fn a_port_in_use_is_fatal_before_any_data_is_touched() {
     );
     assert!(!data.exists());
 }
+
+/// The settings that `check-config` tells as JSON, by name.
+fn checked(args: &[&str], env: &[(&str, &str)]) -> (Output, Vec<Value>) {
+    let output = etcd(&[&["check-config", "-w", "json"], args].concat(), env);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let settings = report["settings"].as_array().cloned().unwrap_or_default();
+    (output, settings)
+}
+
+#[test]
+fn check_config_tells_what_holds_and_who_said_so_and_touches_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [data, log] = ["data", "log"].map(|name| dir.path().join(name));
+    let args = [
+        format!("--data-dir={}", data.display()),
+        format!("--log-outputs={}", log.display()),
+        "--raft-read-timeout=1s".into(),
+        "--discovery-user=u:s3cret".into(),
+        "--auto-tls".into(),
+        "--listen-client-urls=https://127.0.0.1:2379".into(),
+        "--advertise-client-urls=https://a:2379".into(),
+    ];
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let env = [("ETCD_NAME", "m1"), ("ETCD_DISCOVERY_PASSWORD", "s3cret")];
+    let (output, settings) = checked(&args, &env);
+    assert_eq!(output.status.code(), Some(0));
+    let setting = |name: &str| {
+        settings
+            .iter()
+            .find(|row| row["name"] == name)
+            .expect("it is there")
+    };
+    assert_eq!(
+        (&setting("name")["value"], &setting("name")["source"]),
+        (&"m1".into(), &"variable".into())
+    );
+    assert_eq!(setting("name")["variable"], "ETCD_NAME");
+    assert_eq!(setting("initial-cluster")["value"], "m1=http://localhost:2380");
+    assert_eq!(setting("initial-cluster")["completed"], true);
+    assert_eq!(
+        (
+            &setting("raft-read-timeout")["value"],
+            &setting("raft-read-timeout")["source"]
+        ),
+        (&"5s".into(), &"flag".into())
+    );
+    assert_eq!(
+        (&setting("max-wals")["value"], &setting("max-wals")["source"]),
+        (&"5".into(), &"default".into())
+    );
+    assert_eq!(setting("discovery-password")["value"], "***");
+    let all = text(&output.stdout) + &text(&output.stderr);
+    assert!(!all.contains("s3cret"), "{all}");
+    assert!(!data.exists() && !log.exists());
+}
+
+#[test]
+fn check_config_names_the_line_of_a_file_in_a_table() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("etcd.yml");
+    let shown = path.display().to_string();
+    std::fs::write(&path, "name: m1\n\nmax-wals: 3\n").expect("it is written");
+    let output = etcd(&["check-config", &format!("--config-file={shown}")], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let table = text(&output.stdout);
+    let columns = |name: &str| {
+        let line = table
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("it is there");
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(columns("SETTING"), ["SETTING", "VALUE", "FROM"]);
+    assert_eq!(
+        columns("max-wals"),
+        ["max-wals".to_owned(), "3".into(), format!("{shown}:3")]
+    );
+    assert_eq!(
+        columns("data-dir"),
+        ["data-dir", "m1.etcd", "default,", "completed"]
+    );
+}
+
+#[test]
+fn check_config_finds_what_a_start_would_find() {
+    for (args, error) in [
+        (
+            &["--heartbeat-interval=0"][..],
+            "--heartbeat-interval must be >0 (set to 0ms)",
+        ),
+        (&["--log-level=loud"], "unrecognized level: \"loud\""),
+        (
+            &["--initial-cluster=x=http://a:1"],
+            "couldn't find local name \"default\" in the initial cluster configuration",
+        ),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url https://127.0.0.1:1",
+        ),
+        (
+            &["--listen-client-http-urls=http://localhost:2379"],
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379",
+        ),
+    ] {
+        let (output, _) = checked(args, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        let log = text(&output.stderr);
+        let line: Value = serde_json::from_str(log.lines().last().expect("a line")).expect("it is JSON");
+        assert_eq!(line["msg"], "failed to verify flags");
+        assert_eq!(line["error"], error);
+    }
+    let (output, _) = checked(&["--auth-token=jwt,sign-method=RS256,priv-key=/nowhere"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(checked(&["--nope"], &[]).0.status.code(), Some(2));
+    assert_eq!(etcd(&["check-config", "-w", "xml"], &[]).status.code(), Some(2));
+}

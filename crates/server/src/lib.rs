@@ -51,7 +51,7 @@ pub mod storage;
 mod tasks;
 pub mod versions;
 
-pub use run::{RunError, run};
+pub use run::{RunError, check, run};
 
 /// What a gRPC message may be larger than the request in it.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;

@@ -122,13 +122,7 @@ impl Listeners {
         if client_connections_max == 0 {
             return Err(ListenError::FileLimit(files));
         }
-        if let Some(both) = config
-            .listen_client_http
-            .iter()
-            .find(|url| same_address(&config.listen_client, url))
-        {
-            return Err(ListenError::SameUrl(both.clone()));
-        }
+        check_for_two_purposes(config)?;
         tracing::info!(
             "listen-peer-urls" = json(&config.listen_peer),
             "configuring peer listeners"
@@ -166,6 +160,33 @@ impl Listeners {
             client_connections_max,
         })
     }
+}
+
+/// No port is for all clients and for those without gRPC at once.
+fn check_for_two_purposes(config: &Config) -> Result<(), ListenError> {
+    let mut http = config.listen_client_http.iter();
+    match http.find(|url| same_address(&config.listen_client, url)) {
+        Some(both) => Err(ListenError::SameUrl(both.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Looks at what [`Listeners::bind`] needs besides the ports. A certificate that the member makes itself is not there yet.
+pub fn check(config: &Config) -> Result<(), ListenError> {
+    check_for_two_purposes(config)?;
+    let makes_own = |tls: &Tls| tls.auto && tls.settings.identity.is_none();
+    let (clients, members) = (&config.client_tls, &config.peer_tls);
+    if !makes_own(members) {
+        let urls = config.listen_peer.iter();
+        secured(members, urls, tls::UNSAID, false, ListenError::PeerTls)?;
+    }
+    if !makes_own(clients) {
+        let urls = config.listen_client.iter().chain(&config.listen_client_http);
+        secured(clients, urls, tls::HTTP, false, ListenError::ClientTls)?;
+        let metrics = config.listen_metrics.iter();
+        secured(clients, metrics, tls::HTTP, true, ListenError::MetricsTls)?;
+    }
+    Ok(())
 }
 
 fn bind_peers(config: &Config) -> Result<Vec<Listener>, ListenError> {

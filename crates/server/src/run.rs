@@ -13,7 +13,7 @@ use crate::config::{BootstrapError, Config, Discovery, Gate, Tls, Trust};
 use crate::confine::confine_if_wanted;
 use crate::http::{Desk, Port, Site};
 use crate::jwt::JwtError;
-use crate::listen::{Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports, sign_own};
+use crate::listen::{self, Edge, Lanes, Limits, ListenError, Listeners, PeerEdge, Ports, sign_own};
 use crate::metrics::Metrics;
 use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
@@ -52,6 +52,19 @@ fn peer_client(tls: &Tls) -> Result<Option<tls::Client>, ListenError> {
     let is_given = settings.identity.is_some() || settings.trust != Trust::System;
     let client = is_given.then(|| tls::Client::new(settings, tls::UNSAID));
     Ok(client.transpose()?)
+}
+
+/// Looks at what a start finds out before it touches data and ports and asks anybody: the files of certificates and
+/// keys, and the initial cluster if there is no data yet.
+pub fn check(config: &Config) -> Result<(), RunError> {
+    listen::check(config)?;
+    peer_client(&config.peer_tls)?;
+    Tokenizer::new(config)?;
+    let finds_members = config.discovery.is_some();
+    if !finds_members && !Storage::is_initialized(&env::RealDisk, config) {
+        config.check_bootstrap()?;
+    }
+    Ok(())
 }
 
 /// Runs a server until `stop` resolves or it fails. `ready` is called when clients are served.

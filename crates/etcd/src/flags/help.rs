@@ -11,6 +11,9 @@ Usage:
   etcd [flags]
     Start an etcd server.
 
+  etcd check-config [flags] [-w table|json]
+    Print the settings a server would have, and where each is from.
+
   etcd --version
     Print the version.
 

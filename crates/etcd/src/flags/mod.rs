@@ -29,6 +29,7 @@ pub use help::{USAGE, help};
 pub use table::{FLAGS, Flag, Flags, Support};
 pub use value::DiscoveryFallback;
 
+use crate::check::Shape;
 use file::Setting;
 use past::Fate;
 use value::Kind;
@@ -42,6 +43,8 @@ pub enum Invocation {
     Version,
     /// A server.
     Serve(Box<Settings>),
+    /// To tell what a server would be, and be none.
+    Check(Box<Settings>, Shape),
 }
 
 /// Where a value comes from.
@@ -172,6 +175,45 @@ impl Note {
 
 /// Reads the command line (without the program's name), the environment, and the file that one of them may name.
 pub fn parse(
+    args: &[String],
+    env: &[(String, String)],
+    read_file: impl Fn(&str) -> io::Result<String>,
+) -> Result<Invocation, Refusal> {
+    if args.first().is_none_or(|first| first != "check-config") {
+        return parse_server(args, env, read_file);
+    }
+    let (shape, rest) = take_shape(&args[1..])?;
+    Ok(match parse_server(&rest, env, read_file)? {
+        Invocation::Serve(settings) => Invocation::Check(settings, shape),
+        other => other,
+    })
+}
+
+/// Takes `-w json` out of the arguments of `check-config`; the others are a server's.
+fn take_shape(args: &[String]) -> Result<(Shape, Vec<String>), Refusal> {
+    let (mut shape, mut rest) = (Shape::Table, Vec::new());
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let (name, value) = arg
+            .split_once('=')
+            .map_or((&**arg, None), |(name, value)| (name, Some(value)));
+        if !matches!(name, "-w" | "--write-out") {
+            rest.push(arg.clone());
+            continue;
+        }
+        let value = value
+            .or_else(|| args.next().map(String::as_str))
+            .unwrap_or_default();
+        shape = Shape::parse(value).ok_or_else(|| {
+            Refusal::Usage(format!(
+                "invalid value {value:?} for {name}: write 'table' or 'json'"
+            ))
+        })?;
+    }
+    Ok((shape, rest))
+}
+
+fn parse_server(
     args: &[String],
     env: &[(String, String)],
     read_file: impl Fn(&str) -> io::Result<String>,
