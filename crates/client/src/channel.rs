@@ -95,6 +95,26 @@ impl Channel {
         })
     }
 
+    /// Waits until one of them is connected, or the last attempt to connect to each has failed.
+    pub async fn reached(&self) -> Result<(), Unreachable> {
+        let lines = self.0.lines.borrow().clone();
+        let mut states: Vec<_> = lines.iter().map(|line| line.state.subscribe()).collect();
+        loop {
+            let mut down = 0;
+            for state in &mut states {
+                match &*state.borrow_and_update() {
+                    State::Up(_) => return Ok(()),
+                    State::Down(cause) => down += usize::from(cause.is_some()),
+                }
+            }
+            if let (true, Some(failure)) = (down == states.len(), self.last_failure()) {
+                return Err(failure);
+            }
+            // Who changes them is held here.
+            let _ = select_all(states.iter_mut().map(|state| Box::pin(state.changed()))).await;
+        }
+    }
+
     /// The next one in turn that is connected.
     fn take_turn(&self) -> Option<(Arc<Line>, Arc<SendRequest>)> {
         let lines = self.0.lines.borrow();

@@ -152,6 +152,12 @@ impl Client {
         }
     }
 
+    /// Waits until a member is connected, or none could be, and says why: for those who would rather know at once than
+    /// have calls wait for members to come up.
+    pub async fn reached(&self) -> Result<(), Unreachable> {
+        self.core.channel.reached().await
+    }
+
     /// The members it talks to, as they were written.
     pub fn endpoints(&self) -> Vec<String> {
         self.core.channel.endpoints()
@@ -206,5 +212,20 @@ fn endpoints(
     match endpoints.is_empty() {
         true => Err(Error::Config("no endpoints".into())),
         false => Ok(endpoints),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn that_nobody_listens_is_known_without_waiting_for_a_call_to_end() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = listener.local_addr().expect("its address").to_string();
+        drop(listener);
+        let client = Client::connect(Config::new([&endpoint])).await.expect("a client");
+        let why = client.reached().await.expect_err("nobody is there");
+        assert_eq!((why.endpoint, why.cause), (endpoint, Cause::Refused));
     }
 }
