@@ -77,6 +77,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("client", &["proto", "tls"]),
     ("etcd", &["server"]),
+    ("etcdctl", &["client", "types", "proto", "tls"]),
     ("etcdutl", &["server"]),
     ("conformance", &["proto", "grpc", "tls"]),
     ("bench", &["proto", "grpc"]),

@@ -1,0 +1,97 @@
+//! Small spellings that several formats share, as Go's `fmt` and the libraries of etcdctl have them.
+
+use types::go;
+
+/// A string or bytes as `%q` writes them.
+pub fn quoted(bytes: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        chunk
+            .valid()
+            .chars()
+            .for_each(|character| quote(&mut text, character));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text.push('"');
+    text
+}
+
+fn quote(text: &mut String, character: char) {
+    match character {
+        '"' => text.push_str("\\\""),
+        '\\' => text.push_str("\\\\"),
+        '\x07' => text.push_str("\\a"),
+        '\x08' => text.push_str("\\b"),
+        '\x0c' => text.push_str("\\f"),
+        '\n' => text.push_str("\\n"),
+        '\r' => text.push_str("\\r"),
+        '\t' => text.push_str("\\t"),
+        '\x0b' => text.push_str("\\v"),
+        ' '..='~' => text.push(character),
+        '\0'..='\x7f' => text.push_str(&format!("\\x{:02x}", character as u32)),
+        // What Rust escapes in its own notation is what neither of the two takes for printable.
+        _ if character.escape_debug().len() == 1 => text.push(character),
+        _ if (character as u32) < 0x10000 => text.push_str(&format!("\\u{:04x}", character as u32)),
+        _ => text.push_str(&format!("\\U{:08x}", character as u32)),
+    }
+}
+
+/// Bytes in hexadecimal, `\x` in front of each.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
+/// A number of bytes for people: powers of a thousand, one digit behind the point below ten.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let exponent = (bytes as f64).log(1000.0).floor();
+    let value = (bytes as f64 / 1000f64.powf(exponent) * 10.0 + 0.5).floor() / 10.0;
+    let unit = UNITS[exponent as usize];
+    match value < 10.0 {
+        true => format!("{value:.1} {unit}"),
+        false => format!("{value:.0} {unit}"),
+    }
+}
+
+/// How long something took, as Go writes it.
+pub fn took(duration: std::time::Duration) -> String {
+    go::duration(duration).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_quoted_as_go_does() {
+        assert_eq!(quoted(b"a\"b\\c\n\x00\x7f"), r#""a\"b\\c\n\x00\x7f""#);
+        assert_eq!(quoted("ü€\u{1F600}".as_bytes()), "\"ü€\u{1F600}\"");
+        assert_eq!(quoted(b"\xff\xc3"), r#""\xff\xc3""#);
+        assert_eq!(quoted("\u{200b}\u{e0001}".as_bytes()), r#""\u200b\U000e0001""#);
+    }
+
+    #[test]
+    fn sizes_are_rounded_as_etcdctl_does() {
+        let sizes = [
+            (0, "0 B"),
+            (9, "9 B"),
+            (10, "10 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+        ];
+        let larger = [
+            (20_480, "20 kB"),
+            (9_949, "9.9 kB"),
+            (9_950, "10 kB"),
+            (2_147_483_648, "2.1 GB"),
+        ];
+        for (bytes, text) in sizes.into_iter().chain(larger) {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+}

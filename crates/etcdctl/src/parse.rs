@@ -1,0 +1,341 @@
+//! From words and variables to [`CommandLine`], with the manners of cobra that scripts rely on: a switch may be given as
+//! `--flag=false`, the last of several flags wins, commands may be cut short as long as they are unambiguous, and
+//! every global flag may come from a variable `ETCDCTL_FLAG`, but not from both.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use types::go;
+
+use crate::arguments::CommandLine;
+use crate::failure::{Failure, Status};
+
+/// Variables that name something else than a flag.
+const OTHER_VARIABLES: [&str; 3] = ["ETCDCTL_API", "ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"];
+
+/// What a command line comes to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// It is to be carried out. The second are flags that were really given, as opposed to left at their default.
+    Run(Box<CommandLine>, Given),
+    /// It asks for a text: help.
+    Print(String),
+}
+
+/// The global flags that were given, on the command line or by a variable.
+#[derive(Clone, Debug, Default)]
+pub struct Given(Vec<String>);
+
+impl Given {
+    /// Whether the flag was.
+    pub fn has(&self, flag: &str) -> bool {
+        self.0.iter().any(|given| given == flag)
+    }
+}
+
+/// Reads a command line. `variable` looks into the environment.
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, Failure> {
+    let mut from_variables = Vec::new();
+    let command = command().mut_args(|arg| {
+        let Some(value) = variable(&variable_of(arg.get_id().as_str())).filter(|value| !value.is_empty())
+        else {
+            return arg;
+        };
+        from_variables.push(arg.get_id().to_string());
+        match arg.get_value_delimiter() {
+            Some(delimiter) => {
+                arg.default_values(value.split(delimiter).map(str::to_owned).collect::<Vec<_>>())
+            }
+            None => arg.default_value(value),
+        }
+    });
+    let matches = match command.try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) => return said(&error),
+    };
+    let innermost = innermost(&matches);
+    let on_line = |flag: &str| innermost.value_source(flag) == Some(ValueSource::CommandLine);
+    if let Some(both) = from_variables.iter().find(|flag| on_line(flag)) {
+        let (flag, variable) = (both.replace('_', "-"), variable_of(both));
+        return Err(Failure::new(
+            Status::Error,
+            format!("--{flag} is on the command line, and {variable} is set"),
+        )
+        .cure(format!("Leave out --{flag}, or unset {variable}.")));
+    }
+    let globals = CommandLine::command();
+    let globals = globals.get_arguments().map(|arg| arg.get_id().to_string());
+    let given = globals.filter(|flag| on_line(flag) || from_variables.contains(flag));
+    let given = Given(given.collect());
+    let line = CommandLine::from_arg_matches(&matches).map_err(|error| Failure::new(Status::Error, error))?;
+    Ok(Parsed::Run(Box::new(line), given))
+}
+
+/// Variables that look like ours and are not, of those there are.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let command = CommandLine::command();
+    let known: Vec<_> = command
+        .get_arguments()
+        .map(|arg| variable_of(arg.get_id().as_str()))
+        .collect();
+    names
+        .filter(|name| name.starts_with("ETCDCTL_"))
+        .filter(|name| !known.contains(name) && !OTHER_VARIABLES.contains(&name.as_str()))
+        .collect()
+}
+
+/// The whole tree, with flags as Go takes them.
+pub fn command() -> Command {
+    as_in_go(CommandLine::command())
+}
+
+/// The words of one line of input, read as a command of type `T`.
+pub fn line<T: CommandFactory + FromArgMatches>(
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<T, String> {
+    let matches = as_in_go(T::command())
+        .try_get_matches_from(words)
+        .map_err(|error| explain(&error).0)?;
+    T::from_arg_matches(&matches).map_err(|error| error.to_string())
+}
+
+/// Switches take `=true` and `=false`, and the last of several flags wins.
+fn as_in_go(command: Command) -> Command {
+    command
+        .args_override_self(true)
+        .infer_subcommands(true)
+        .mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => switch(arg),
+            _ => arg,
+        })
+        .mut_subcommands(as_in_go)
+}
+
+/// A flag that stands for itself, or has one of Go's booleans behind an equals sign.
+fn switch(arg: Arg) -> Arg {
+    let arg = match arg.get_default_values().is_empty() {
+        true => arg.default_value("false").hide_default_value(true),
+        false => arg,
+    };
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .value_name("BOOL")
+        .hide_possible_values(true)
+        .default_missing_value("true")
+        .value_parser(boolean)
+}
+
+fn variable_of(flag: &str) -> String {
+    format!("ETCDCTL_{}", flag.replace('-', "_").to_uppercase())
+}
+
+/// The command itself, below its groups.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    match matches.subcommand() {
+        Some((_, matches)) => innermost(matches),
+        None => matches,
+    }
+}
+
+/// What clap has to say: a text that was asked for, or an error in cobra's words.
+fn said(error: &clap::Error) -> Result<Parsed, Failure> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Ok(Parsed::Print(error.render().to_string()))
+        }
+        _ => {
+            let (text, cure) = explain(error);
+            let failure = Failure::new(Status::Error, text);
+            Err(match cure {
+                Some(cure) => failure.cure(cure),
+                None => {
+                    failure.cure("etcdctl --help lists commands, and etcdctl <command> --help their options.")
+                }
+            })
+        }
+    }
+}
+
+/// An error of clap's in cobra's words, and what it proposes.
+fn explain(error: &clap::Error) -> (String, Option<String>) {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let flag = |text: String| text.split([' ', '=']).next().unwrap_or_default().to_owned();
+    let proposal = |kind| match text(kind) {
+        proposal if proposal.is_empty() => None,
+        proposal => Some(format!("Did you mean {proposal}?")),
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => (
+            format!("unknown flag: {}", text(ContextKind::InvalidArg)),
+            proposal(ContextKind::SuggestedArg),
+        ),
+        ErrorKind::InvalidSubcommand => (
+            format!(
+                "unknown command {:?} for \"etcdctl\"",
+                text(ContextKind::InvalidSubcommand)
+            ),
+            proposal(ContextKind::SuggestedSubcommand),
+        ),
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+            let value = text(ContextKind::InvalidValue);
+            let (flag, source) = (flag(text(ContextKind::InvalidArg)), source.unwrap_or_default());
+            match value.is_empty() {
+                true => (format!("flag needs an argument: {flag}"), None),
+                false => (
+                    format!("invalid argument {value:?} for {flag:?} flag{source}"),
+                    None,
+                ),
+            }
+        }
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            (first.trim_start_matches("error: ").to_owned(), None)
+        }
+    }
+}
+
+/// A boolean as Go reads it.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    go::parse_bool(text).ok_or_else(|| format!("{text:?} is neither true nor false"))
+}
+
+/// An integer as Go reads it.
+pub fn integer(text: &str) -> Result<i64, String> {
+    go::parse_int(text).map_err(|error| match error {
+        go::NumberError::Syntax => "it is not a number".into(),
+        go::NumberError::Range => "it is too large".into(),
+    })
+}
+
+/// A duration as Go reads it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    go::parse_duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::{Command as Chosen, Group, Lease};
+
+    fn parsed(words: &str, variables: &[(&str, &str)]) -> Result<Parsed, Failure> {
+        let look = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        parse(words.split(' ').map(OsString::from), look)
+    }
+
+    fn line_of(words: &str, variables: &[(&str, &str)]) -> (CommandLine, Given) {
+        match parsed(words, variables) {
+            Ok(Parsed::Run(line, given)) => (*line, given),
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_stand_where_they_like_and_the_last_one_wins() {
+        let (line, _) = line_of(
+            "etcdctl get --prefix --endpoints=a,b --limit 3 k --limit=4 --prefix=false -w json --endpoints c",
+            &[],
+        );
+        let Chosen::Get(get) = line.command else {
+            panic!("{line:?}")
+        };
+        assert_eq!((get.prefix, get.limit, get.words), (false, 4, vec!["k".into()]));
+        assert_eq!(line.global.write_out, "json");
+        assert!(line.global.insecure_transport && !line.global.hex);
+        assert_eq!(line.global.endpoints, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn commands_may_be_cut_short_while_they_are_unambiguous() {
+        let (line, _) = line_of("etcdctl lea keep 1f --once", &[]);
+        let Chosen::Lease(Group {
+            command: Lease::KeepAlive { words, once },
+        }) = line.command
+        else {
+            panic!("{line:?}")
+        };
+        assert_eq!((words, once), (vec!["1f".into()], true));
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_no_flag() {
+        let (line, _) = line_of("etcdctl put k -- -v", &[]);
+        let Chosen::Put(put) = line.command else {
+            panic!("{line:?}")
+        };
+        assert_eq!(put.words, ["k", "-v"]);
+        let (line, _) = line_of("etcdctl watch k --rev=3 -- echo -n", &[]);
+        let Chosen::Watch(watch) = line.command else {
+            panic!("{line:?}")
+        };
+        assert_eq!(
+            (watch.words, watch.exec),
+            (vec!["k".into()], vec!["echo".into(), "-n".into()])
+        );
+    }
+
+    #[test]
+    fn a_variable_stands_in_for_a_flag_but_not_beside_it() {
+        let variables = [
+            ("ETCDCTL_ENDPOINTS", "a,b"),
+            ("ETCDCTL_HEX", "true"),
+            ("ETCDCTL_KEY", ""),
+        ];
+        let (line, given) = line_of("etcdctl get k", &variables);
+        assert_eq!(line.global.endpoints, ["a", "b"]);
+        assert!(line.global.hex && line.global.key.is_empty());
+        assert!(given.has("endpoints") && !given.has("key"));
+        let both = parsed("etcdctl get k --endpoints=c", &variables).unwrap_err();
+        assert_eq!(both.status, 1);
+        assert!(both.text.contains("--endpoints") && both.text.contains("ETCDCTL_ENDPOINTS"));
+    }
+
+    #[test]
+    fn errors_have_cobras_words_and_a_proposal() {
+        let text = |words| parsed(words, &[]).unwrap_err().to_string();
+        assert_eq!(
+            text("etcdctl get --prefx k"),
+            "Error: unknown flag: --prefx\n  Did you mean --prefix?\n"
+        );
+        assert!(text("etcdctl gte k").starts_with("Error: unknown command \"gte\" for \"etcdctl\"\n"));
+        assert!(
+            text("etcdctl get k --limit=x").starts_with("Error: invalid argument \"x\" for \"--limit\" flag")
+        );
+    }
+
+    #[test]
+    fn a_group_without_a_command_shows_its_help() {
+        assert!(
+            matches!(parsed("etcdctl lease", &[]), Ok(Parsed::Print(text)) if text.contains("keep-alive"))
+        );
+    }
+
+    #[test]
+    fn foreign_variables_are_named() {
+        let names = ["ETCDCTL_API", "ETCDCTL_ENDPOINTS", "ETCDCTL_ENDPOINT", "HOME"];
+        assert_eq!(
+            unknown_variables(names.iter().map(|name| (*name).to_owned())),
+            ["ETCDCTL_ENDPOINT"]
+        );
+    }
+}
