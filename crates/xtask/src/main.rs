@@ -12,6 +12,7 @@ use std::time::SystemTime;
 const USAGE: &str = "\
 cargo xtask reference [FOLDER]   fetch the etcd to compare with (into target/reference)
 cargo xtask dist                 what is handed out, laid out by how it is used (into target/dist)
+cargo xtask clients              clients of other makes against ours (needs the registries of their languages)
 cargo xtask nightly [ROUNDS]     the long form of the crash and fault tests (10 rounds of every fault)";
 
 fn main() -> ExitCode {
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     match words.next().as_deref() {
         Some("reference") => reference(words.next().map(PathBuf::from)),
         Some("dist") => dist(),
+        Some("clients") => clients(),
         Some("nightly") => nightly(&words.next().unwrap_or_else(|| "10".to_owned())),
         _ => {
             eprintln!("{USAGE}");
@@ -33,6 +35,26 @@ fn dist() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             eprintln!("cargo xtask dist: {failed}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs clients of other makes against what is built here: a script, for it is all about package managers.
+fn clients() -> ExitCode {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = home.join("../../target");
+    let build = Command::new("cargo").args(["build", "-p", "etcd"]).status();
+    let run = || {
+        Command::new(home.join("clients/run"))
+            .args([target.join("debug/etcd"), target.join("clients")])
+            .status()
+    };
+    match build.and_then(|built| if built.success() { run() } else { Ok(built) }) {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask clients: {error}");
             ExitCode::FAILURE
         }
     }
