@@ -283,21 +283,6 @@ pub const DIFFERENCES: &[Difference] = &[
             format!("{head}\n  {body}\\n")
         }),
     },
-    Difference {
-        name: "no-go-inside",
-        origin: Origin::OnPurpose,
-        reason: "/debug/vars shows the inside of a Go program",
-        expected: Expected::Rewritten(|call, _| {
-            let head = "http: 404 Not Found\n  content-type: text/plain; charset=utf-8";
-            let tail = "  x-content-type-options: nosniff\n  access-control-allow-origin: *";
-            let body = if call.contains("print=head") {
-                ""
-            } else {
-                "\n  \"404 page not found\\n\""
-            };
-            format!("{head}\n{tail}{body}")
-        }),
-    },
 ];
 
 /// An answer in JSON whose body is not looked at.

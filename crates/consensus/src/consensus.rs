@@ -144,6 +144,8 @@ pub struct Status {
     pub last: Index,
     /// Whom the leader is handing over to.
     pub transferring_to: Option<MemberId>,
+    /// Who has its vote in this term.
+    pub vote: Option<MemberId>,
 }
 
 /// What a leader knows of a member.
@@ -159,6 +161,8 @@ pub struct Progress {
     pub recently_active: bool,
     /// Whether it is waiting for a snapshot.
     pub awaits_snapshot: bool,
+    /// Whether it is being asked where it stands, before it is sent more.
+    pub is_probed: bool,
 }
 
 /// A message kept back, and the append that must be durable before it may go.
@@ -583,6 +587,7 @@ impl Consensus {
             first: raft.raft_log.first_index(),
             last: raft.raft_log.last_index(),
             transferring_to: raft.lead_transferee.map(MemberId),
+            vote: (raft.vote != 0).then_some(MemberId(raft.vote)),
         }
     }
 
@@ -620,6 +625,7 @@ impl Consensus {
                 learner: members.conf().learners().contains(id),
                 recently_active: progress.recent_active || *id == self.config.id.0,
                 awaits_snapshot: progress.state == ProgressState::Snapshot,
+                is_probed: progress.state == ProgressState::Probe,
             };
             (MemberId(*id), progress)
         };

@@ -272,6 +272,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         downgrade_check_interval: flags.downgrade_check_time,
         grpc_gateway: flags.enable_grpc_gateway,
         extensive_metrics: flags.metrics == "extensive",
+        pprof: flags.enable_pprof || flags.log_level == "debug",
         cors: flags.cors.clone(),
         host_whitelist: flags.host_whitelist.clone(),
         gates: flags.feature_gates.clone(),

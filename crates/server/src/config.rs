@@ -161,6 +161,8 @@ pub struct Config {
     pub grpc_gateway: bool,
     /// Measure how long gRPC calls take.
     pub extensive_metrics: bool,
+    /// Make profiles for who asks for one.
+    pub pprof: bool,
     /// Origins that scripts in browsers may come from.
     pub cors: NameSet,
     /// Host names that plain HTTP requests may be for.
@@ -582,6 +584,7 @@ pub(crate) mod tests {
             downgrade_check_interval: Duration::from_secs(5),
             grpc_gateway: true,
             extensive_metrics: false,
+            pprof: false,
             cors: NameSet::parse("*"),
             host_whitelist: NameSet::parse("*"),
             gates: Gates::default(),

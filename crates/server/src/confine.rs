@@ -180,6 +180,13 @@ impl Reach {
         for file in RESOLVER_FILES {
             reach.system.extend(folders(Path::new(file)));
         }
+        if config.pprof {
+            // The names of functions are in the program's file.
+            let program = std::env::current_exe();
+            reach
+                .system
+                .extend(program.iter().map(|program| folder_of(program)));
+        }
         reach
     }
 

@@ -5,6 +5,7 @@
 //! | `/version` | yes | no | yes |
 //! | `/health`, `/livez`, `/livez/<check>`, `/readyz`, `/readyz/<check>` | yes | yes | no |
 //! | `/metrics` | yes | yes | no |
+//! | `/debug/vars`, `/debug/pprof/` | yes | no | no |
 //!
 //! The peer port has more, which needs a body or streams: raft's paths and those of [`Desk`].
 //!
@@ -17,6 +18,7 @@
 //! An answer is computed from a request's head alone; no endpoint here reads a body.
 
 mod access;
+mod debug;
 mod desk;
 mod health;
 
@@ -37,6 +39,7 @@ use crate::metrics::{self, Metrics};
 use crate::node::Node;
 
 use access::Access;
+pub use debug::{RaftProgress, RaftStatus};
 pub use desk::Desk;
 
 /// Which listener a request came in by.
@@ -66,6 +69,8 @@ pub trait Vitals: Clone + Send + Sync + 'static {
     fn storage_version(&self) -> Option<String>;
     /// Whether callers have to be users.
     fn has_users(&self) -> bool;
+    /// Where raft is; nothing while the member stops.
+    fn raft_status(&self) -> impl Future<Output = Option<RaftStatus>> + Send;
 }
 
 impl Vitals for Node {
@@ -96,9 +101,13 @@ impl Vitals for Node {
     fn has_users(&self) -> bool {
         self.board.auth_enabled()
     }
+
+    fn raft_status(&self) -> impl Future<Output = Option<RaftStatus>> + Send {
+        self.raft_status()
+    }
 }
 
-/// An answer. Its body is a few bytes, or the metrics.
+/// An answer. Its body is a few bytes, the metrics or a profile.
 pub type Answer = Response<Bytes>;
 
 /// The endpoints of one port. Cheap to clone.
@@ -117,6 +126,8 @@ struct Inner<V> {
     access: Access,
     /// How long a read of a health check may take.
     read_timeout: Duration,
+    /// Whether profiles are made.
+    pprof: bool,
 }
 
 impl<V: Vitals> Site<V> {
@@ -128,6 +139,7 @@ impl<V: Vitals> Site<V> {
             metrics,
             access: Access::new(config),
             read_timeout: config.request_timeout(),
+            pprof: config.pprof,
         }))
     }
 
@@ -180,6 +192,7 @@ impl<V: Vitals> Inner<V> {
             },
             (Port::Peer, _) => not_found(),
             (_, "/metrics") => self.scrape(),
+            (Port::Client, path) if path.starts_with("/debug/") => self.debug(request).await,
             (_, "/health") => self.health(request).await,
             _ => match self.checks(path) {
                 Some(checks) => self.run_checks(checks, request).await,

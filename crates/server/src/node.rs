@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth::Identity;
-use consensus::Progress;
+use consensus::{Progress, Role};
 use lease::Lessor;
 use machine::MemberChange;
 use machine::trail::Trail;
@@ -27,6 +27,7 @@ use crate::answers::Answers;
 use crate::board::Board;
 use crate::config::Config;
 use crate::go;
+use crate::http::{RaftProgress, RaftStatus};
 use crate::ids::RequestIds;
 use crate::inbox::Refused;
 use crate::loops::member::{Member, Order};
@@ -400,6 +401,42 @@ impl Node {
         let (reply, progress) = oneshot::channel();
         self.order(Order::Progress { reply })?;
         progress.await.map_err(|_| ErrorKind::Stopped)
+    }
+
+    /// Where raft is, in etcd's words; nothing while the member stops.
+    pub async fn raft_status(&self) -> Option<RaftStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Status { reply }).ok()?;
+        let (status, progress) = answer.await.ok()?;
+        let id = |id: Option<MemberId>| id.unwrap_or_default().to_string();
+        let progress = progress.into_iter().map(|(id, progress)| {
+            let state = match progress {
+                Progress {
+                    awaits_snapshot: true,
+                    ..
+                } => "StateSnapshot",
+                Progress { is_probed: true, .. } => "StateProbe",
+                _ => "StateReplicate",
+            };
+            let (matched, next) = (progress.matched, progress.next);
+            (id.to_string(), RaftProgress { matched, next, state })
+        });
+        Some(RaftStatus {
+            id: self.id.to_string(),
+            term: status.leadership.term,
+            vote: id(status.vote),
+            commit: status.committed,
+            lead: id(status.leadership.leader),
+            state: match status.leadership.role {
+                Role::Follower => "StateFollower",
+                Role::PreCandidate => "StatePreCandidate",
+                Role::Candidate => "StateCandidate",
+                Role::Leader => "StateLeader",
+            },
+            applied: status.applied,
+            progress: progress.collect(),
+            transferee: id(status.transferring_to),
+        })
     }
 
     /// Hands the leadership over to another voter, and waits until it leads.

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
 use crate::storage::Storage;
-use crate::{corruption, tasks, versions};
+use crate::{corruption, profile, tasks, versions};
 
 /// Why a server did not start, or had to stop.
 #[derive(Debug, Error)]
@@ -83,6 +83,9 @@ pub async fn run(
     let mut listeners = Listeners::bind(&config)?;
     // The keys for them are read once, while their files can be reached.
     let tokens = Tokenizer::new(&config)?;
+    if config.pprof {
+        profile::keep_notes_in(&config.member_dir());
+    }
     confine_if_wanted(&config);
     let metrics = Arc::new(Metrics::new(&config));
     let lanes = Arc::new(Lanes::start(Lanes::per_core()).map_err(RunError::Lanes)?);

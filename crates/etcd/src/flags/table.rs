@@ -24,7 +24,6 @@ pub enum Support {
 use Support::{Inert, Missing, Served};
 
 const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
-const PPROF: &str = "the program is not built by Go; profile it with perf, and leave the flag out";
 const NO_DIAL: &str = "this member does not dial its own client port";
 const NO_BBOLT: &str = "the store commits with every batch and has no bbolt pages, freelist or transactions";
 const NO_DEFRAG: &str = "the store gives space back while it runs and needs no defragmentation at start";
@@ -236,7 +235,7 @@ flags! {
     auth_token_ttl: u64 = "300", Served, "Seconds a simple token lives after its last use.";
 }
 "Monitoring" {
-    enable_pprof: bool = "false", Missing(PPROF), "Serve Go profiles under /debug/pprof/.";
+    enable_pprof: bool = "false", Served, "Serve profiles of the CPU under /debug/pprof/.";
     metrics: String = "basic", Served, "'extensive' also measures how long gRPC calls take.";
     listen_metrics_urls: Vec<Url> = "", Served, "Further URLs to serve /metrics and health on.";
 }

@@ -65,6 +65,14 @@ impl Vitals for Fake {
     fn has_users(&self) -> bool {
         self.users
     }
+
+    async fn raft_status(&self) -> Option<RaftStatus> {
+        Some(RaftStatus {
+            id: "1".into(),
+            state: "StateLeader",
+            ..Default::default()
+        })
+    }
 }
 
 fn site(port: Port, member: Fake) -> Site<Fake> {
@@ -466,4 +474,45 @@ fn a_certificate_that_names_a_user_is_refused_by_the_gateway_while_there_are_use
     assert_eq!(refusal(&guarded(WELL), "POST", &[HOST], named("root")), 0);
     let unasked = self::site(Port::Client, with_users);
     assert_eq!(refusal(&unasked, "POST", &[HOST], named("root")), 0);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_the_process_is_doing_is_told_at_the_client_port_alone() {
+    let answer = ask(&site(Port::Client, WELL), "GET", "/debug/vars", &[]).await;
+    assert_eq!(header(&answer, "content-type"), "application/json; charset=utf-8");
+    let (_, body) = shown(answer);
+    let vars: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&body).unwrap();
+    let names: Vec<_> = vars.keys().collect();
+    assert_eq!(
+        names,
+        ["cmdline", "file_descriptor_limit", "memstats", "raft.status"]
+    );
+    assert_eq!(vars["raft.status"]["raftState"], "StateLeader");
+    let post = ask(&site(Port::Client, WELL), "POST", "/debug/vars", &[]).await;
+    assert_eq!(post.status(), 405);
+    for port in [Port::Metrics, Port::Peer] {
+        assert_eq!(get(port, WELL, "/debug/vars").await.0, 404);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn profiles_are_for_who_has_switched_them_on() {
+    assert_eq!(get(Port::Client, WELL, "/debug/pprof/").await.0, 404);
+    let mut config = config();
+    config.pprof = true;
+    let site = Site::new(Port::Client, WELL, Arc::new(Metrics::new(&config)), &config);
+    for (page, status, text) in [
+        ("", 200, "href='profile?seconds=30'"),
+        ("cmdline", 200, "server"),
+        ("symbol", 200, "num_symbols: 0\n"),
+        ("heap", 404, "it tells of Go's runtime"),
+        ("nope", 404, "Unknown profile\n"),
+    ] {
+        let answer = shown(ask(&site, "GET", &format!("/debug/pprof/{page}"), &[]).await);
+        assert_eq!(answer.0, status, "{page}");
+        assert!(answer.1.contains(text), "{page}: {}", answer.1);
+    }
+    for page in ["/debug/requests", "/debug/events", "/debug/"] {
+        assert_eq!(ask(&site, "GET", page, &[]).await.status(), 404, "{page}");
+    }
 }

@@ -65,6 +65,11 @@ pub enum Order {
         /// Who asks.
         reply: oneshot::Sender<BTreeMap<MemberId, Progress>>,
     },
+    /// Tell where raft is, and how far every member is.
+    Status {
+        /// Who asks.
+        reply: oneshot::Sender<(consensus::Status, BTreeMap<MemberId, Progress>)>,
+    },
     /// Tell up to where a linearizable read must wait.
     ReadIndex {
         /// Who asks.
@@ -324,6 +329,10 @@ impl Rounds {
                 }
                 // Who asked may have gone away.
                 Order::Progress { reply } => drop(reply.send(self.member.consensus().progress())),
+                Order::Status { reply } => {
+                    let raft = self.member.consensus();
+                    drop(reply.send((raft.status(), raft.progress())));
+                }
                 order => self.take(now_ms, order),
             }
         }
@@ -348,7 +357,7 @@ impl Rounds {
 
     fn take(&mut self, now_ms: u64, order: Order) {
         let input = match order {
-            Order::Propose { .. } | Order::Progress { .. } => return,
+            Order::Propose { .. } | Order::Progress { .. } | Order::Status { .. } => return,
             Order::ReadIndex { reply } => {
                 let ticket = self.ticket();
                 self.readers.insert(ticket, reply);
