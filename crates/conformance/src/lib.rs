@@ -20,7 +20,8 @@
 //!   a tag that names an entry of [`differences`]. The entry says why and what is expected instead, and an entry
 //!   that no longer makes a difference fails.
 //!
-//! Twelve test files use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
+//! The test files that use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
+//! `tests/metrics.rs` (what dashboards look for), `tests/traces.rs` (spans for a collector),
 //! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/discovery.rs`
 //! (members that find each other, see
 //! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
@@ -69,6 +70,7 @@ pub mod network;
 pub mod probe;
 pub mod recipes;
 pub mod rotation;
+pub mod scrape;
 pub mod script;
 pub mod server;
 pub mod session;
