@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use conformance::cluster::eventually;
 use conformance::discovery::put;
+use conformance::http;
 use conformance::server::{Ports, Server};
+use serde_json::Value;
 
 /// A server that is not started yet.
 fn server(flags: &[&str]) -> Server {
@@ -59,4 +61,127 @@ async fn a_log_file_is_exchanged_and_compressed_while_the_server_runs() {
     let text = fs::read_to_string(&log).expect("there is a new one");
     assert!(text.contains("\"msg\":\"request stats\""), "{text}");
     server.stop().await.expect("it stops");
+}
+
+/// Messages of etcd's log that people and tools look for, where there is such an event here.
+const LINES: &str = include_str!("data/lines.txt");
+
+/// Which of them a day of one member has, and with which fields.
+const OF_A_DAY: [(&str, &[&str]); 12] = [
+    (
+        "starting an etcd server",
+        &[
+            "snapshot-catchup-entries",
+            "v2-deprecation",
+            "feature-gates",
+            "data-dir",
+        ],
+    ),
+    ("configuring peer listeners", &["listen-peer-urls"]),
+    ("configuring client listeners", &["listen-client-urls"]),
+    (
+        "published local member to cluster through raft",
+        &["local-member-id", "cluster-id"],
+    ),
+    ("set initial cluster version", &["cluster-version"]),
+    ("ready to serve client requests", &[]),
+    (
+        "request stats",
+        &[
+            "time spent",
+            "queue",
+            "fsync",
+            "apply",
+            "send",
+            "request",
+            "request size",
+        ],
+    ),
+    (
+        "apply request took too long",
+        &["took", "expected-duration", "request"],
+    ),
+    (
+        "triggering snapshot",
+        &["local-member-applied-index", "snapshot-forced"],
+    ),
+    ("saved snapshot", &["snapshot-index"]),
+    (
+        "finished scheduled compaction",
+        &["compact-revision", "took", "current-db-size-bytes"],
+    ),
+    ("closing etcd server", &["name", "data-dir"]),
+];
+
+/// Every message is one of a call that logs: a list of texts that nobody says would be worth nothing.
+#[test]
+fn messages_that_are_looked_for_are_in_the_code() {
+    fn read(folder: &Path, code: &mut String) {
+        for entry in fs::read_dir(folder).expect("the folder is there") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                read(&path, code);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                code.push_str(&fs::read_to_string(&path).expect("it is text"));
+            }
+        }
+    }
+    let mut code = String::new();
+    for name in ["etcd", "server", "peer", "tls"] {
+        read(
+            &Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join(name)
+                .join("src"),
+            &mut code,
+        );
+    }
+    let missing: Vec<_> = LINES
+        .lines()
+        .filter(|line| !code.contains(&format!("\"{line}")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    for (message, _) in OF_A_DAY {
+        assert!(LINES.lines().any(|line| line == message), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn the_day_of_a_member_has_the_lines_that_are_looked_for() {
+    let mut server = server(&[
+        "--snapshot-count=10",
+        "--warning-unary-request-duration=1ns",
+        "--warning-apply-duration=1ns",
+    ]);
+    server.resume().await.expect("it starts");
+    for value in 0..30 {
+        put(server.ports.client, "k", &value.to_string())
+            .await
+            .expect("it is put");
+    }
+    let compaction = r#"{"revision": 20, "physical": true}"#;
+    let answer = http::request(server.address(), "POST", "/v3/kv/compaction", compaction).await;
+    assert_eq!(answer.expect("an answer").status, "200 OK");
+    let has = |server: &Server, text: &str| server.has_logged(&format!("\"msg\":\"{text}\""));
+    let snapshot = async || match has(&server, "saved snapshot") {
+        true => Ok(()),
+        false => Err(server.last_words()),
+    };
+    eventually("there is a snapshot", snapshot)
+        .await
+        .expect("there is");
+    server.stop().await.expect("it stops");
+    let lines = server.log_lines();
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("it is JSON"))
+        .collect();
+    for (message, fields) in OF_A_DAY {
+        let line = lines.iter().find(|line| line["msg"] == message);
+        let line = line.unwrap_or_else(|| panic!("no {message:?}"));
+        for field in fields {
+            assert!(!line[field].is_null(), "no {field:?} in {line}");
+        }
+    }
+    assert!(lines.iter().all(|line| line["level"] != "error"));
 }

@@ -258,7 +258,8 @@ impl Peer {
             self.report_snapshot(false);
             return false;
         }
-        let pushed = match message.r#type() {
+        let kind = message.r#type();
+        let pushed = match kind {
             MessageType::MsgApp => match self.msgapp.push(message) {
                 Pushed::NoStream(message) => self.message.push(*message),
                 pushed => pushed,
@@ -270,8 +271,45 @@ impl Peer {
                 wakers.extend(waker);
                 true
             }
-            Pushed::Full => false,
+            Pushed::Full => {
+                self.log_dropped(kind);
+                false
+            }
             Pushed::NoStream(message) => self.post(*message),
+        }
+    }
+
+    fn log_dropped(&self, kind: MessageType) {
+        tracing::warn!(
+            "message-type" = kind.as_str_name(),
+            "local-member-id" = %self.link.config.id,
+            "remote-peer-id" = %self.id,
+            "remote-peer-active" = self.active_since().is_some(),
+            "dropped internal Raft message since sending buffer is full (overloaded network)"
+        );
+    }
+
+    /// Tells that a stream from the peer is there, or why it ended.
+    pub fn log_stream(&self, codec: Codec, lost: Option<&str>) {
+        let kind = match codec {
+            Codec::Message => "stream Message",
+            Codec::MsgApp => "stream MsgApp v2",
+        };
+        let (here, there) = (self.link.config.id, self.id);
+        match lost {
+            None => tracing::info!(
+                "stream-reader-type" = kind,
+                "local-member-id" = %here,
+                "remote-peer-id" = %there,
+                "established TCP streaming connection with remote peer"
+            ),
+            Some(error) => tracing::warn!(
+                "stream-reader-type" = kind,
+                "local-member-id" = %here,
+                "remote-peer-id" = %there,
+                error,
+                "lost TCP streaming connection with remote peer"
+            ),
         }
     }
 

@@ -57,7 +57,7 @@ fn check_drift(peer: &Peer, there: Option<Timestamp>, took: Duration) {
             "remote-peer-id" = %peer.id,
             "clock-drift" = ?drift,
             "rtt" = ?took,
-            "the clocks of this member and of a peer differ"
+            "prober found high clock drift"
         );
     }
 }

@@ -54,6 +54,7 @@ pub(crate) async fn read(peer: Arc<Peer>, codec: Codec) {
         match dial(&peer, codec, &url).await {
             Ok(body) => {
                 refused = 0;
+                peer.log_stream(codec, None);
                 let began = Instant::now();
                 let trouble = follow(&peer, codec, body).await;
                 // A stream that ends as soon as it is there is no better than none.
@@ -62,7 +63,7 @@ pub(crate) async fn read(peer: Arc<Peer>, codec: Codec) {
                 } else {
                     0
                 };
-                peer.complain(&format!("a stream ended: {trouble}"));
+                peer.log_stream(codec, Some(&trouble));
             }
             Err(error) => {
                 peer.avoid(&url);

@@ -10,6 +10,8 @@ use proto::etcdserverpb::{AlarmMember, Member};
 use tokio::sync::Notify;
 use types::{Index, MemberId, Term};
 
+use crate::busy::Busy;
+
 /// The notice board of one member.
 #[derive(Default)]
 pub struct Board {
@@ -31,6 +33,8 @@ pub struct Board {
     departed: AtomicBool,
     departure: Notify,
     replicated_news: Notify,
+    /// What the loops are at.
+    pub busy: Busy,
 }
 
 /// Facts of the replicated state that handlers answer from.

@@ -265,7 +265,9 @@ pub async fn check_compactions(node: Node, ask: Ask) {
             continue;
         }
         let hashes = node.mvcc.compaction_hashes();
+        let mut looked_at = 0;
         for own in hashes.into_iter().take_while(|hash| hash.revision > checked) {
+            looked_at += 1;
             let peers = peer_hashes(&node, &ask, own.revision).await;
             let hashes = comparable((node.id, own), &peers);
             let verdict = blame(&hashes, peers.len() + 1);
@@ -281,6 +283,10 @@ pub async fn check_compactions(node: Node, ask: Ask) {
                 break;
             }
         }
+        tracing::info!(
+            "number-of-hashes-checked" = looked_at,
+            "finished compaction hash check"
+        );
     }
 }
 

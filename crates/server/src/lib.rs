@@ -21,6 +21,7 @@ pub mod answers;
 pub mod ask;
 pub mod board;
 pub mod bootstrap;
+pub mod busy;
 pub mod config;
 mod confine;
 pub mod convert;

@@ -25,6 +25,7 @@ use types::{ClusterId, ErrorKind, Index, KeyRange, LeaseId, MemberId, Term};
 use crate::access::{Head, Tokenizer};
 use crate::answers::Answers;
 use crate::board::Board;
+use crate::busy::Spent;
 use crate::config::Config;
 use crate::go;
 use crate::http::{RaftProgress, RaftStatus};
@@ -36,6 +37,10 @@ use crate::passwords::Passwords;
 use crate::peers::Peers;
 use crate::replies::{Answer, Replies, RequestId};
 use crate::rpc::status;
+
+/// How long the leader may take to say up to where a read must wait before that is logged; the member asks again about
+/// as often.
+const SLOW_READ_INDEX: Duration = Duration::from_millis(500);
 
 /// This member, as its handlers see it. Cheap to clone.
 #[derive(Clone)]
@@ -276,17 +281,13 @@ impl Node {
 
     /// Puts a request into the log and waits until this member has applied it.
     pub async fn propose_as(&self, who: Identity, request: InternalRaftRequest) -> Answer {
-        let began = Instant::now();
-        let size = request.encoded_len();
+        let mark = self.board.busy.mark();
+        let (kind, size) = (machine::kind(&request), request.encoded_len());
         let answer = self.propose_and_wait(who, request, None).await;
-        let took = began.elapsed();
-        if took >= self.config.slow_request {
-            tracing::warn!(
-                "time spent" = %go::duration(took),
-                "request size" = size,
-                failure = answer.as_ref().err().map(|error| error.text()),
-                "request stats"
-            );
+        if mark.elapsed() >= self.config.slow_request {
+            let answered = answer.as_ref().ok().map(|done| done.answered);
+            let spent = self.board.busy.since(&mark, answered, Instant::now());
+            log_slow_request(kind, size, &spent, answer.as_ref().err());
         }
         answer
     }
@@ -471,11 +472,17 @@ impl Node {
         }
     }
 
-    /// Notes how long a range took.
-    pub fn measure_range(&self, took: Duration, success: bool) {
+    /// Notes how long a range took, after it has waited for its turn and for the leader.
+    pub fn measure_range(&self, waited: Duration, took: Duration, success: bool) {
         self.metrics.measure_range(took, success);
-        if took >= self.config.slow_request {
-            tracing::warn!("time spent" = %go::duration(took), request = "Range", "request stats");
+        if waited + took >= self.config.slow_request {
+            tracing::warn!(
+                "time spent" = %go::duration(waited + took),
+                queue = %go::duration(waited),
+                read = %go::duration(took),
+                request = "Range",
+                "request stats"
+            );
         }
     }
 
@@ -497,14 +504,29 @@ impl Node {
         let answer = tokio::time::timeout(self.request_timeout(), barrier).await;
         answer.unwrap_or_else(|_| {
             self.metrics.server_slow_read_indexes_total.inc();
+            tracing::warn!(
+                timeout = %go::duration(self.request_timeout()),
+                "timed out waiting for read index response (local node might have slow network)"
+            );
             Err(ErrorKind::Timeout)
         })
     }
 
+    /// The member asks the leader again by itself; here that is only told.
     async fn read_index(&self) -> Result<Index, ErrorKind> {
-        let (reply, index) = oneshot::channel();
+        let (reply, mut index) = oneshot::channel();
         self.order(Order::ReadIndex { reply })?;
-        index.await.map_err(|_| ErrorKind::Stopped)?
+        let index = match tokio::time::timeout(SLOW_READ_INDEX, &mut index).await {
+            Ok(index) => index,
+            Err(_) => {
+                tracing::warn!(
+                    "retry-timeout" = %go::duration(SLOW_READ_INDEX),
+                    "waiting for ReadIndex response took too long, retrying"
+                );
+                index.await
+            }
+        };
+        index.map_err(|_| ErrorKind::Stopped)?
     }
 
     /// The read of the health checks: whether a range would be answered now.
@@ -542,6 +564,20 @@ impl Node {
             Err(Refused::Closed) => Err(ErrorKind::Stopped),
         }
     }
+}
+
+fn log_slow_request(request: &str, size: usize, spent: &Spent, failure: Option<&ErrorKind>) {
+    tracing::warn!(
+        "time spent" = %go::duration(spent.total),
+        queue = %go::duration(spent.queue),
+        fsync = %go::duration(spent.fsync),
+        apply = %go::duration(spent.apply),
+        send = %go::duration(spent.send),
+        request,
+        "request size" = size,
+        failure = failure.map(|error| error.text()),
+        "request stats"
+    );
 }
 
 /// A place in the list of those who wait, given up when the caller goes away.

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use machine::Outcome;
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ pub struct Done {
     pub outcome: Outcome,
     /// Main revision after the entry.
     pub revision: i64,
+    /// When the answer left the apply loop.
+    pub answered: Instant,
 }
 
 /// Id under which an answer is expected; travels in the raft entry.

@@ -78,7 +78,11 @@ pub async fn depart(node: Node) {
     tracing::warn!(
         "local-member-id" = %node.id,
         "cluster-id" = %node.cluster_id,
-        "this member was removed from its cluster and stops; its data is of no more use"
+        "the member has been permanently removed from the cluster"
+    );
+    tracing::warn!(
+        "data-dir" = %node.config.data_dir.display(),
+        "data-dir used by this member must be removed"
     );
     tokio::time::sleep(DEPARTURE).await;
 }

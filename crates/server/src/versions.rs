@@ -157,7 +157,10 @@ async fn told(ask: &Ask, member: &Member) -> Option<Told> {
     let answer = ask.member(&member.peer_ur_ls, "/version", Bytes::new()).await;
     let told = answer.and_then(|(_, body)| serde_json::from_slice(&body).map_err(|error| error.to_string()));
     told.inspect_err(|error| {
-        tracing::warn!("remote-member-id" = %MemberId(member.id), error, "failed to get version");
+        let id = MemberId(member.id);
+        let address = member.peer_ur_ls.join(",");
+        tracing::warn!(address, "remote-member-id" = %id, error, "failed to reach the peer URL");
+        tracing::warn!("remote-member-id" = %id, error, "failed to get version");
     })
     .ok()
 }

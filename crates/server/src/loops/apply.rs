@@ -188,7 +188,9 @@ impl Applier {
         let mut rest = entries.as_slice();
         while !rest.is_empty() {
             self.sync.wait_for_room(&self.store);
+            let began = Instant::now();
             let applied = self.apply_batch(rest);
+            self.board.busy.applied(began.elapsed());
             rest = &rest[applied.map_err(|error| ("cannot apply a log entry", error))?..];
         }
         entries.clear();
@@ -245,11 +247,7 @@ impl Applier {
             let applied = self.apply(entry)?;
             digests.push((entry.index, applied.digest));
             if applied.request_id != 0 {
-                let revision = applied.revision;
-                answers.push((
-                    applied.request_id,
-                    applied.outcome.map(|outcome| Done { outcome, revision }),
-                ));
+                answers.push((applied.request_id, applied.outcome, applied.revision));
             }
             if applied.effect != Effect::None {
                 effects.push((entry.index, applied.effect));
@@ -282,6 +280,15 @@ impl Applier {
             true => self.member.hurry(applied),
             false => self.member.leave(applied),
         }
+        let answered = Instant::now();
+        let done = |outcome, revision| Done {
+            outcome,
+            revision,
+            answered,
+        };
+        let answers = answers
+            .into_iter()
+            .map(|(id, outcome, revision)| (id, outcome.map(|outcome| done(outcome, revision))));
         self.replies.deliver(answers);
         // A member of the release the cluster has come down to refuses entries of the version it comes from.
         let cuts = self.machine.cluster().version() < version;

@@ -199,6 +199,11 @@ impl Housekeeper {
         }
         let commit = self.store.synced();
         debug_assert!(commit.applied_index >= index);
+        tracing::info!(
+            "local-member-applied-index" = commit.applied_index,
+            "snapshot-forced" = cuts,
+            "triggering snapshot"
+        );
         let replicated = self.board.replicated();
         let metadata = raftpb::SnapshotMetadata {
             conf_state: commit.conf_state.clone(),

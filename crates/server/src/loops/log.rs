@@ -20,6 +20,8 @@ use super::Failure;
 use super::apply::Apply;
 use super::housekeeping::Chore;
 use super::member::Member;
+use crate::board::Board;
+use crate::go;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -29,6 +31,9 @@ pub const APPENDS_MAX: usize = 4096;
 /// How long a commit index waits for company. What is lost if the process is killed meanwhile is learned
 /// again by the next election.
 const COMMIT_DELAY: Duration = Duration::from_millis(10);
+
+/// A sync that takes longer is logged; etcd's number.
+const SLOW_FSYNC: Duration = Duration::from_secs(1);
 
 /// What the log is told.
 pub enum Write {
@@ -52,6 +57,8 @@ pub struct LogLoop {
     pub snaps_kept: Option<usize>,
     /// The member.
     pub member: Arc<Member>,
+    /// Where the time for the disk is noted.
+    pub board: Arc<Board>,
     /// The apply loop, for a short batch that can be applied at once.
     pub apply: Arc<Apply>,
     /// The other members, for what may be said when it is on the disk.
@@ -62,6 +69,16 @@ pub struct LogLoop {
     pub metrics: Arc<Metrics>,
     /// Where a failure is reported.
     pub failure: Failure,
+}
+
+fn warn_of_slow_disk(took: Duration) {
+    if took > SLOW_FSYNC {
+        tracing::warn!(
+            took = %go::duration(took),
+            "expected-duration" = %go::duration(SLOW_FSYNC),
+            "slow fdatasync"
+        );
+    }
 }
 
 impl LogLoop {
@@ -129,6 +146,7 @@ impl LogLoop {
     fn sync(&mut self, started: Instant) -> Result<(), WriteError> {
         let synced = self.wal.sync()?;
         let took = started.elapsed();
+        self.board.busy.synced(took);
         let metrics = &self.metrics;
         metrics.disk_wal_write_bytes_total.add(synced.bytes as i64);
         // What is to be durable is mostly written and synced by one call: both then took its time.
@@ -137,6 +155,7 @@ impl LogLoop {
         }
         if synced.durable {
             metrics.disk_wal_fsync_duration_seconds.observe_duration(took);
+            warn_of_slow_disk(took);
         }
         Ok(())
     }

@@ -42,6 +42,7 @@ impl Auth {
             Done {
                 outcome: Outcome::Auth(answer),
                 revision,
+                ..
             } => Ok((Some(node.header(revision)), answer)),
             other => Err(mismatch(other)),
         }

@@ -222,6 +222,7 @@ async fn read_range(
     head: &Head,
     request: RangeRequest,
 ) -> Result<Response<raw::RangeResponse>, Status> {
+    let came = Instant::now();
     if !request.serializable {
         node.read_barrier().await.map_err(status)?;
     }
@@ -241,7 +242,7 @@ async fn read_range(
             found => break (found, room),
         }
     };
-    node.measure_range(began.elapsed(), found.is_ok());
+    node.measure_range(began - came, began.elapsed(), found.is_ok());
     node.still_may(&who).map_err(status)?;
     let found = found.map_err(|error| node.range_failed(error))?;
     node.metrics.mvcc_range_total.inc();

@@ -52,6 +52,7 @@ impl lease_server::Lease for Leases {
             Done {
                 outcome: Outcome::LeaseGrant(lease),
                 revision,
+                ..
             } => Ok(Response::new(LeaseGrantResponse {
                 header: Some(node.header(revision)),
                 id: lease.id.0,

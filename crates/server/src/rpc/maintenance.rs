@@ -63,6 +63,7 @@ impl maintenance_server::Maintenance for Maintenance {
             Ok(Done {
                 outcome: Outcome::Alarm(alarms),
                 revision,
+                ..
             }) => Ok(Response::new(AlarmResponse {
                 header: Some(node.header(revision)),
                 alarms,
