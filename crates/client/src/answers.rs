@@ -9,6 +9,7 @@ use tonic_prost::ProstCodec;
 
 use crate::call::Repeat;
 use crate::error::Failure;
+use crate::namespace::{Enter, Leave};
 use crate::{Client, Error};
 
 /// An answer of many messages. Nothing is sent before the first one is asked for.
@@ -32,8 +33,17 @@ impl Client {
     }
 
     /// Reads keys, piece by piece.
-    pub fn range_stream(&self, request: RangeRequest) -> Answers<RangeRequest, RangeStreamResponse> {
-        self.answers("/etcdserverpb.KV/RangeStream", request)
+    pub fn range_stream(&self, request: RangeRequest) -> RangeStream {
+        let mut inside = request;
+        let entered = self
+            .core
+            .namespace
+            .as_ref()
+            .map_or(Ok(()), |space| inside.enter(space));
+        RangeStream {
+            refused: entered.err(),
+            answers: self.answers("/etcdserverpb.KV/RangeStream", inside),
+        }
     }
 
     /// Who is elected, now and whenever that changes.
@@ -48,6 +58,28 @@ impl Client {
             request,
             state: State::Asking,
         }
+    }
+}
+
+/// Keys that come piece by piece.
+pub struct RangeStream {
+    answers: Answers<RangeRequest, RangeStreamResponse>,
+    /// Why nothing is asked for.
+    refused: Option<Error>,
+}
+
+impl RangeStream {
+    /// The next piece, or why there is none. There is nothing after an error.
+    pub async fn next(&mut self) -> Option<Result<RangeStreamResponse, Error>> {
+        if let Some(error) = self.refused.take() {
+            self.answers.state = State::Over;
+            return Some(Err(error));
+        }
+        let mut next = self.answers.next().await;
+        if let (Some(space), Some(Ok(answer))) = (&self.answers.client.core.namespace, &mut next) {
+            answer.leave(space);
+        }
+        next
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 /// Where a cluster is and how to talk to it. All but the endpoints have usual values:
 ///
 /// ```
@@ -30,6 +32,10 @@ pub struct Config {
     pub max_send_bytes: usize,
     /// The largest answer.
     pub max_receive_bytes: usize,
+    /// What all keys of this client begin with, without its users knowing; nothing usually.
+    pub namespace: Bytes,
+    /// How often the cluster is asked who its members are, to talk to those from then on; never without.
+    pub auto_sync_interval: Option<Duration>,
     /// How often a call is made at most, if it may be repeated at all.
     pub max_attempts: u32,
     /// The wait between two rounds of attempts, give or take a tenth.
@@ -61,6 +67,8 @@ impl Default for Config {
             // What servers take by default.
             max_send_bytes: 2 << 20,
             max_receive_bytes: i32::MAX as usize,
+            namespace: Bytes::new(),
+            auto_sync_interval: None,
             max_attempts: 100,
             retry_wait: Duration::from_millis(25),
         }

@@ -19,6 +19,7 @@
 //! * calls take turns along the members that are reached, and are repeated where that is safe (`channel`, `call`);
 //! * a password becomes a token, again when that expires (`identity`);
 //! * a [`Watcher`] goes on at another member, from the next revision (`watch`);
+//! * with [`Config::namespace`], a part of the keys looks like all of them (`namespace`);
 //! * a [`KeepAlive`] renews a lease, and says when it can't (`lease`);
 //! * an [`Error`] says whether the cluster has refused, or nobody was reached and why.
 //!
@@ -41,8 +42,10 @@ mod identity;
 mod keys;
 mod lease;
 mod lock;
+mod namespace;
 mod session;
 mod stm;
+mod sync;
 mod watch;
 
 use std::fmt;
@@ -53,7 +56,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-pub use answers::Answers;
+pub use answers::{Answers, RangeStream};
 pub use config::{Config, User};
 pub use election::{Followed, Office};
 pub use error::{Cause, Error, Unreachable};
@@ -68,6 +71,7 @@ use crate::channel::Channel;
 use crate::dial::Dialer;
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
+use crate::namespace::Namespace;
 
 /// A client. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
@@ -81,6 +85,7 @@ struct Core {
     config: Arc<Config>,
     identity: Arc<Identity>,
     channel: Channel,
+    namespace: Option<Namespace>,
     /// The hubs of watchers that do not care for a leader, and of those that do.
     hubs: [Mutex<Option<mpsc::Sender<watch::Wish>>>; 2],
     keeper: Mutex<Option<mpsc::Sender<lease::Wish>>>,
@@ -99,6 +104,7 @@ impl Client {
             core: Arc::new(Core {
                 identity: Arc::new(identity),
                 channel: Channel::new(endpoints, Arc::new(dialer)),
+                namespace: (!config.namespace.is_empty()).then(|| Namespace(config.namespace.clone())),
                 config: Arc::new(config),
                 hubs: Default::default(),
                 keeper: Mutex::default(),
@@ -106,6 +112,7 @@ impl Client {
             }),
         };
         client.sign_in().await?;
+        sync::begin(&client);
         Ok(client)
     }
 
@@ -126,6 +133,7 @@ impl Client {
             config: self.core.config.clone(),
             identity: self.core.identity.clone(),
             channel: self.core.channel.only(endpoints),
+            namespace: self.core.namespace.clone(),
             hubs: Default::default(),
             keeper: Mutex::default(),
             watchers: AtomicU64::new(0),

@@ -27,6 +27,7 @@ use tonic::Streaming;
 use tracing::info;
 
 use crate::call::{Again, jittered, next};
+use crate::namespace::{Enter, Leave};
 use crate::{Client, Error};
 
 /// Answers that a watcher has not read yet. Beyond that it is cut off until it has read half.
@@ -86,11 +87,14 @@ impl Watcher {
 
 impl Client {
     /// Watches keys. There is a watcher once the cluster has agreed, so nothing that happens from then on is missed.
-    pub async fn watch(&self, request: WatchCreateRequest) -> Result<Watcher, Error> {
+    pub async fn watch(&self, mut request: WatchCreateRequest) -> Result<Watcher, Error> {
         // The last place is for the end.
         let (events, receiver) = mpsc::channel(UNREAD_MAX + 1);
         let (ready, created) = oneshot::channel();
         let id = self.core.next_watcher();
+        if let Some(space) = &self.core.namespace {
+            request.enter(space)?;
+        }
         let mut wish = Wish::Watch(id, Box::new(Entry::new(request, events, ready)));
         let hub = loop {
             let hub = self.hub();
@@ -420,12 +424,15 @@ impl Hub {
         let Some(entry) = self.watchers.get_mut(&id) else {
             return;
         };
-        let Some(answer) = entry.join(answer) else {
+        let Some(mut answer) = entry.join(answer) else {
             return;
         };
         let last = answer.events.last().and_then(|event| event.kv.as_ref());
         let seen = last.map_or(revision(&answer), |kv| kv.mod_revision);
         if entry.has_room() {
+            if let Some(space) = &self.client.core.namespace {
+                answer.leave(space);
+            }
             // A reader that is gone will be among those that are.
             let _ = entry.events.try_send(Ok(answer));
             let next = &mut entry.request.start_revision;

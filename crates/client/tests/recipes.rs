@@ -114,7 +114,7 @@ async fn an_election_is_followed_from_one_to_the_next() {
 #[tokio::test]
 async fn what_is_moved_by_many_at_once_stays_the_same_in_sum() {
     const ACCOUNTS: u64 = 4;
-    const MOVES: u64 = 10;
+    const MOVES: u64 = 4;
     let account = |number: u64| Bytes::from(format!("account/{}", number % ACCOUNTS));
     let number = |text: &Bytes| String::from_utf8_lossy(text).parse::<i64>().unwrap();
     for program in programs() {
