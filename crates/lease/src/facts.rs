@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::ops::Bound;
 
 use types::{ErrorKind, LeaseId};
 
@@ -100,6 +101,14 @@ impl Facts {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Lease> {
         self.leases.iter().map(|(id, ttl)| ttl.of(*id))
+    }
+
+    /// Those with a greater id than this one, or all.
+    pub(crate) fn after(&self, id: Option<LeaseId>) -> impl Iterator<Item = Lease> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.leases
+            .range((from, Bound::Unbounded))
+            .map(|(id, ttl)| ttl.of(*id))
     }
 
     pub(crate) fn len(&self) -> usize {

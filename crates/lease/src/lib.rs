@@ -324,6 +324,33 @@ impl Lessor {
         }
     }
 
+    /// Checkpoints to propose, of the next `max` leases after `after`: for those that had more than `interval_secs` at
+    /// their last one, the whole seconds they have left, if that is less. The second part is the last lease that was
+    /// looked at. Done for all leases every `interval_secs`, a new leader makes no long lease longer by more than that.
+    pub fn checkpoints(
+        &self,
+        now_ms: u64,
+        interval_secs: i64,
+        after: Option<LeaseId>,
+        max: usize,
+    ) -> (Vec<(LeaseId, i64)>, Option<LeaseId>) {
+        let Some(clock) = &self.clock else {
+            return (Vec::new(), None);
+        };
+        let left = |lease: Lease| {
+            let left_ms = clock.deadline_ms(lease.id)?.checked_sub(now_ms)?;
+            let left_secs = i64::try_from(left_ms.div_ceil(1000)).unwrap_or(TTL_SECS_MAX);
+            let has_news =
+                lease.restart_secs() > interval_secs && (1..lease.restart_secs()).contains(&left_secs);
+            has_news.then_some((lease.id, left_secs))
+        };
+        let leases = || self.facts.after(after).take(max);
+        (
+            leases().filter_map(left).collect(),
+            leases().last().map(|lease| lease.id),
+        )
+    }
+
     /// When [`expired`](Self::expired) will next have something to say.
     pub fn next_due_ms(&self) -> Option<u64> {
         self.clock.as_ref()?.next_due_ms()
@@ -486,6 +513,36 @@ mod tests {
             })
         );
         assert_eq!(lessor.time_to_live(id(1), 0).unwrap().remaining_secs, 600);
+    }
+
+    #[test]
+    fn long_leases_are_checkpointed_with_what_they_have_left() {
+        const MINUTES: i64 = 60;
+        let mut lessor = lessor();
+        let at = |lessor: &Lessor, secs: u64| lessor.checkpoints(secs * 1000 - 1, 5 * MINUTES, None, 10).0;
+        for (n, ttl_secs) in [(1, 60), (2, 300), (3, 301), (4, 3600)] {
+            lessor.grant(id(n), ttl_secs, 0).unwrap();
+        }
+        assert_eq!(at(&lessor, 300), [], "another member leads");
+        lessor.promote(0, 0);
+        assert_eq!(at(&lessor, 1), [], "nothing has passed");
+        assert_eq!(at(&lessor, 300), [(id(3), 2), (id(4), 3301)]);
+        let page = |after| lessor.checkpoints(299_999, 300, after, 3);
+        assert_eq!(page(None), (vec![(id(3), 2)], Some(id(3))));
+        assert_eq!(page(Some(id(3))), (vec![(id(4), 3301)], Some(id(4))));
+        assert_eq!(page(Some(id(4))), (vec![], None));
+        for (id, left) in at(&lessor, 300) {
+            lessor.checkpoint(id, left);
+        }
+        assert_eq!(at(&lessor, 300), [], "that is known now");
+        assert_eq!(at(&lessor, 302), [(id(4), 3299)], "lease 3 is about to end");
+        assert_eq!(at(&lessor, 3601), [], "all have ended");
+        // A new leader goes on from there, and a renewal is news once it has run down again.
+        lessor.promote(0, 0);
+        assert_eq!(lessor.time_to_live(id(4), 0).unwrap().remaining_secs, 3301);
+        lessor.renew(id(4), 0).unwrap();
+        lessor.checkpoint(id(4), 0);
+        assert_eq!(at(&lessor, 300), [(id(4), 3301)]);
     }
 
     #[test]

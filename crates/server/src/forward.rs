@@ -13,7 +13,8 @@ use http::{Method, Request, StatusCode};
 use lease::RenewError;
 use prost::Message;
 use proto::etcdserverpb::{
-    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
+    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
 };
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use types::{ErrorKind, LeaseId, MemberId};
@@ -66,6 +67,11 @@ pub async fn renew_here(node: &Node, id: LeaseId) -> Result<i64, ErrorKind> {
         let renewed = node.lessor.lock().renew(id, node.now_ms());
         match renewed {
             Ok(renewed) => {
+                if renewed.clear_checkpoint {
+                    // Before the answer: the next leader would start from it.
+                    let term = node.board.raft().term;
+                    node.propose_as_leader(term, checkpoints([(id, 0)])).await?;
+                }
                 node.metrics.debugging_lease_renewed_total.inc();
                 return Ok(renewed.ttl_secs);
             }
@@ -77,6 +83,20 @@ pub async fn renew_here(node: &Node, id: LeaseId) -> Result<i64, ErrorKind> {
             // Its revoke is under way: the answer is known once that is applied.
             Err(RenewError::Expired) => node.board.wait_applied(applied + 1).await,
         }
+    }
+}
+
+/// What leases have left, in seconds, for who leads next. 0 takes a checkpoint back.
+pub fn checkpoints(left: impl IntoIterator<Item = (LeaseId, i64)>) -> InternalRaftRequest {
+    let checkpoint = |(id, remaining_ttl): (LeaseId, i64)| LeaseCheckpoint {
+        id: id.0,
+        remaining_ttl,
+    };
+    InternalRaftRequest {
+        lease_checkpoint: Some(LeaseCheckpointRequest {
+            checkpoints: left.into_iter().map(checkpoint).collect(),
+        }),
+        ..Default::default()
     }
 }
 

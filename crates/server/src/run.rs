@@ -150,6 +150,7 @@ pub async fn run(
     lanes.spawn(corruption::check_compactions(node.clone(), ask.clone()));
     lanes.spawn(corruption::check_always(node.clone(), ask));
     lanes.spawn(tasks::expire_leases(node.clone()));
+    lanes.spawn(tasks::checkpoint_leases(node.clone()));
     lanes.spawn(tasks::compact(node.clone()));
 
     let serve = async {

@@ -9,7 +9,8 @@ use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, LeaseRevokeReq
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use types::{ErrorKind, LeaseId, Term};
 
-use crate::config::AutoCompaction;
+use crate::config::{AutoCompaction, Gate};
+use crate::forward::checkpoints;
 use crate::node::Node;
 
 /// How often the leader looks for leases whose time is over.
@@ -18,6 +19,10 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 const EXPIRED_PER_ROUND: usize = 500;
 /// Revokes under way at a time.
 const REVOKES_IN_FLIGHT: usize = 16;
+/// Time between two checkpoints of a lease.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Leases looked at for one entry of checkpoints.
+const CHECKPOINTS_PER_ENTRY: usize = 1000;
 /// How long a removed member stays.
 const DEPARTURE: Duration = Duration::from_secs(1);
 /// How often the revisions to keep are counted.
@@ -113,6 +118,38 @@ async fn revoke(node: &Node, term: Term, lease: LeaseId) {
         // Its owner was faster, another member leads, or this one is ending; anything else is tried again by the lessor.
         Err(ErrorKind::LeaseNotFound | ErrorKind::NotPrimary | ErrorKind::Stopped) => {}
         Err(error) => tracing::warn!("lease-id" = %lease, error = %error, "failed to revoke lease"),
+    }
+}
+
+/// As the leader, notes what long leases have left, for the next one.
+pub async fn checkpoint_leases(node: Node) {
+    if !node.config.gates.enabled(Gate::LeaseCheckpoint) {
+        return;
+    }
+    loop {
+        tokio::time::sleep(CHECKPOINT_INTERVAL).await;
+        if let Err(error) = checkpoint_all(&node, CHECKPOINT_INTERVAL).await {
+            tracing::warn!(error = %error, "failed to checkpoint leases; will try again");
+        }
+    }
+}
+
+async fn checkpoint_all(node: &Node, interval: Duration) -> Result<(), ErrorKind> {
+    let interval_secs = interval.as_secs() as i64;
+    let term = node.board.raft().term;
+    let mut after = None;
+    loop {
+        let page = node
+            .lessor
+            .lock()
+            .checkpoints(node.now_ms(), interval_secs, after, CHECKPOINTS_PER_ENTRY);
+        let (left, Some(last)) = page else {
+            return Ok(());
+        };
+        after = Some(last);
+        if !left.is_empty() {
+            node.propose_as_leader(term, checkpoints(left)).await?;
+        }
     }
 }
 
@@ -215,7 +252,67 @@ async fn compact_to(node: &Node, revision: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use proto::etcdserverpb::LeaseGrantRequest;
+
     use super::*;
+    use crate::access::Tokenizer;
+    use crate::bootstrap;
+    use crate::config::tests::config;
+    use crate::forward::renew_here;
+    use crate::metrics::Metrics;
+    use crate::start::{Running, Surroundings, start};
+
+    const LEASE: LeaseId = LeaseId(7);
+
+    /// A member alone in its cluster, which leads, with a lease of ten minutes.
+    async fn member_with_lease(dir: &std::path::Path) -> Running {
+        let mut config = config();
+        config.data_dir = dir.join("data");
+        let client = peer::Client::new(None, Duration::from_secs(1));
+        let beginning = bootstrap::begin(&config, &client).await.unwrap();
+        let surroundings = Surroundings {
+            metrics: Arc::new(Metrics::new(&config)),
+            lanes: 1,
+            peer_runtime: tokio::runtime::Handle::current(),
+            client,
+            tls: None,
+            tokens: Tokenizer::new(&config).unwrap(),
+            beginning: Some(beginning),
+        };
+        let running = start(Arc::new(config), surroundings).unwrap();
+        let node = &running.node;
+        tokio::spawn(node.replies.clone().hand_out(0));
+        node.board.wait_leader().await;
+        let lease_grant = Some(LeaseGrantRequest {
+            ttl: 600,
+            id: LEASE.0,
+        });
+        let request = InternalRaftRequest {
+            lease_grant,
+            ..Default::default()
+        };
+        node.propose(request).await.unwrap();
+        running
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_checkpointed_once_time_has_passed_and_a_renewal_takes_that_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = member_with_lease(dir.path()).await;
+        let node = &running.node;
+        let left = || node.lessor.lock().get(LEASE).unwrap().remaining_secs;
+        assert_eq!(left(), 0);
+        while left() == 0 {
+            checkpoint_all(node, Duration::from_secs(1)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert!((1..600).contains(&left()));
+        assert_eq!(renew_here(node, LEASE).await, Ok(600));
+        assert_eq!(left(), 0);
+        running.stop();
+    }
 
     /// The numbers of the samples that asked for a compaction, with its target. The revision is the
     /// sample's number.
