@@ -10,13 +10,14 @@ use std::time::Duration;
 use server::config::{
     Allowed, AuthToken, AutoCompaction, BCRYPT_COST_DEFAULT, BCRYPT_COSTS, Config, Credentials, DEFAULT_NAME,
     Discovery, Gate, Identity, JwtOptions, Keepalive, PEER_TIMEOUT_MIN, Protocols, RegisterSettings,
-    RegisterTls, Suite, SuiteError, Tls, TlsSettings, Trust, Url, UrlError, Version, parse_initial_cluster,
+    RegisterTls, Suite, SuiteError, Tls, TlsSettings, Tracing, Trust, Url, UrlError, Version,
+    parse_initial_cluster,
 };
-use server::go;
+use server::{go, traces};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::flags::{DiscoveryFallback, FLAGS, Flag, Flags, Settings, Source, Support};
+use crate::flags::{DiscoveryFallback, FLAGS, Flags, Settings, Source, Support};
 
 /// Quota when none is asked for.
 const QUOTA_DEFAULT: u64 = 2 << 30;
@@ -85,6 +86,8 @@ pub enum Invalid {
     CompactionModeMissing,
     #[error("unknown auto-compaction-mode {0:?}")]
     CompactionMode(String),
+    #[error("distributed tracing configurition is not valid: ({0})")]
+    Tracing(&'static str),
     #[error("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint")]
     CheckpointPersist,
     #[error("unexpected TLS version {0:?} (must be one of: TLS1.2, TLS1.3)")]
@@ -102,8 +105,6 @@ pub enum Invalid {
     },
     #[error("auth: invalid auth options (--auth-token={0})")]
     AuthToken(String),
-    #[error("--{flag} is not supported yet: {cure}")]
-    Unsupported { flag: String, cure: &'static str },
     #[error("error parsing CompactionRetention: {0}")]
     Retention(String),
     #[error("error setting up initial cluster: {0}")]
@@ -133,6 +134,7 @@ impl Invalid {
             Invalid::ElectionTooShort { .. } => &["election_timeout", "heartbeat_interval"],
             Invalid::AdvertiseClientMissing => &["listen_client_urls"],
             Invalid::CompactionModeMissing | Invalid::CompactionMode(_) => &["auto_compaction_mode"],
+            Invalid::Tracing(_) => &["distributed_tracing_sampling_rate", "distributed_tracing_address"],
             Invalid::CheckpointPersist => &["feature_gates"],
             Invalid::TlsVersion(_) | Invalid::TlsVersions(..) => &["tls_min_version", "tls_max_version"],
             Invalid::TlsCiphers => &["tls_min_version", "cipher_suites"],
@@ -144,7 +146,6 @@ impl Invalid {
                 "peer_cert_allowed_hostname",
             ],
             Invalid::AuthToken(_) => &["auth_token"],
-            Invalid::Unsupported { .. } => &[],
             Invalid::Retention(_) => &["auto_compaction_retention", "auto_compaction_mode"],
             Invalid::InitialCluster(_) => &["initial_cluster"],
         }
@@ -173,12 +174,6 @@ impl Invalid {
 pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> Result<Config, Invalid> {
     let flags = &settings.flags;
     check(settings)?;
-    if let Some((flag, cure)) = FLAGS.iter().find_map(unsupported(flags)) {
-        return Err(Invalid::Unsupported {
-            flag: flag.name(),
-            cure,
-        });
-    }
     let advertise_peer = advertised(
         &flags.listen_peer_urls,
         &flags.initial_advertise_peer_urls,
@@ -272,6 +267,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         downgrade_check_interval: flags.downgrade_check_time,
         grpc_gateway: flags.enable_grpc_gateway,
         extensive_metrics: flags.metrics == "extensive",
+        tracing: tracing(flags)?,
         pprof: flags.enable_pprof || flags.log_level == "debug",
         cors: flags.cors.clone(),
         host_whitelist: flags.host_whitelist.clone(),
@@ -329,6 +325,7 @@ fn check(settings: &Settings) -> Result<(), Invalid> {
         "" => return Err(Invalid::CompactionModeMissing),
         unknown => return Err(Invalid::CompactionMode(unknown.into())),
     }
+    tracing(flags)?;
     let gate = |gate| flags.feature_gates.enabled(gate);
     if gate(Gate::LeaseCheckpointPersist) && !gate(Gate::LeaseCheckpoint) {
         return Err(Invalid::CheckpointPersist);
@@ -337,6 +334,25 @@ fn check(settings: &Settings) -> Result<(), Invalid> {
         return Err(Invalid::NotPositive("compact-hash-check-time", "0s".into()));
     }
     check_tls(flags)
+}
+
+/// Where traces go, if they are wanted; nobody looks at the flags of who does not want any.
+fn tracing(flags: &Flags) -> Result<Option<Tracing>, Invalid> {
+    if !flags.enable_distributed_tracing {
+        return Ok(None);
+    }
+    let sampling_per_million = match u32::try_from(flags.distributed_tracing_sampling_rate) {
+        _ if flags.distributed_tracing_sampling_rate < 0 => Err("tracing sampling rate must be positive"),
+        Ok(rate @ ..=traces::ALL) => Ok(rate),
+        _ => Err("tracing sampling rate must be less than 1000000"),
+    };
+    let collector = Tracing::collector_at(&flags.distributed_tracing_address);
+    Ok(Some(Tracing {
+        sampling_per_million: sampling_per_million.map_err(Invalid::Tracing)?,
+        collector: collector.ok_or(Invalid::Tracing("the collector's address must be \"host:port\""))?,
+        service_name: flags.distributed_tracing_service_name.clone(),
+        instance_id: flags.distributed_tracing_instance_id.clone(),
+    }))
 }
 
 fn check_timing(flags: &Flags) -> Result<(), Invalid> {
@@ -593,15 +609,6 @@ fn without_host(urls: &[Url]) -> Option<Url> {
 
 fn join(urls: &[Url]) -> String {
     urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
-}
-
-/// Finds flags that ask for what this version does not do.
-fn unsupported(flags: &Flags) -> impl Fn(&'static Flag) -> Option<(&'static Flag, &'static str)> {
-    let default = Flags::default();
-    move |flag| match flag.support {
-        Support::Missing(cure) if (flag.differs)(flags, &default) => Some((flag, cure)),
-        _ => None,
-    }
 }
 
 /// The URLs to advertise: those of the flag, or, where it was left alone and the port listens on every
@@ -903,13 +910,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_with_a_way_out() {
-        for (flag, value) in [("enable-distributed-tracing", "true"), ("enable-pprof", "true")] {
-            let text = refusal(&[&format!("--{flag}={value}")]);
-            let begin = format!("--{flag} is not supported yet: ");
-            assert!(
-                text.starts_with(&begin) && text.len() > begin.len() + 10,
-                "{text}"
+    fn traces_go_where_the_flags_say_and_nobody_looks_at_those_while_they_are_off() {
+        let on = "--enable-distributed-tracing";
+        assert_eq!(config(&["--distributed-tracing-sampling-rate=-1"]).tracing, None);
+        assert_eq!(config(&[on]).tracing, Some(Tracing::default()));
+        let told = config(&[
+            on,
+            "--distributed-tracing-address=10.0.0.1:1234",
+            "--distributed-tracing-service-name=a",
+            "--distributed-tracing-instance-id=b",
+            "--distributed-tracing-sampling-rate=1000000",
+        ]);
+        let tracing = told.tracing.unwrap();
+        assert_eq!(tracing.collector, "http://10.0.0.1:1234/");
+        assert_eq!(
+            (tracing.service_name, tracing.instance_id),
+            ("a".into(), "b".into())
+        );
+        assert_eq!(tracing.sampling_per_million, 1_000_000);
+        for (flag, error) in [
+            ("sampling-rate=-1", "tracing sampling rate must be positive"),
+            (
+                "sampling-rate=1000001",
+                "tracing sampling rate must be less than 1000000",
+            ),
+            ("address=a b", "the collector's address must be \"host:port\""),
+        ] {
+            assert_eq!(
+                refusal(&[on, &format!("--distributed-tracing-{flag}")]),
+                format!("distributed tracing configurition is not valid: ({error})")
             );
         }
     }

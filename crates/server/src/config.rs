@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use discovery::srv::SrvError;
+use http::Uri;
 use serde::Serialize;
 use thiserror::Error;
 use types::MemberId;
@@ -163,6 +164,8 @@ pub struct Config {
     pub extensive_metrics: bool,
     /// Make profiles for who asks for one.
     pub pprof: bool,
+    /// Where spans of calls are sent, if anywhere.
+    pub tracing: Option<Tracing>,
     /// Origins that scripts in browsers may come from.
     pub cors: NameSet,
     /// Host names that plain HTTP requests may be for.
@@ -182,6 +185,38 @@ pub struct Tls {
     pub asks_certificate: bool,
     /// Whether others must come from where their certificates say.
     pub checks_address: bool,
+}
+
+/// Distributed tracing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracing {
+    /// The collector, as the origin of its URL.
+    pub collector: Uri,
+    /// What the service is called; empty: nothing.
+    pub service_name: String,
+    /// What this instance of it is called; empty: nothing.
+    pub instance_id: String,
+    /// Of so many calls without a caller's word on it, how many are traced in a million.
+    pub sampling_per_million: u32,
+}
+
+impl Tracing {
+    /// The origin of a collector at this host and port, if they are such.
+    pub fn collector_at(address: &str) -> Option<Uri> {
+        let uri = Uri::builder().scheme("http").authority(address);
+        uri.path_and_query("/").build().ok()
+    }
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Tracing {
+            collector: Uri::from_static("http://localhost:4317"),
+            service_name: "etcd".into(),
+            instance_id: String::new(),
+            sampling_per_million: 0,
+        }
+    }
 }
 
 /// Who tells a member that has no data of the others.
@@ -585,6 +620,7 @@ pub(crate) mod tests {
             grpc_gateway: true,
             extensive_metrics: false,
             pprof: false,
+            tracing: None,
             cors: NameSet::parse("*"),
             host_whitelist: NameSet::parse("*"),
             gates: Gates::default(),

@@ -20,6 +20,7 @@ mod network;
 mod process;
 mod text;
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use machine::{Membership, Operations};
@@ -27,6 +28,7 @@ use proto::etcdserverpb::{AlarmMember, AlarmType};
 use types::MemberId;
 
 use crate::config::{Config, Gate, RUNTIME, VERSION};
+use crate::traces::Tracer;
 
 pub use kinds::{Counter, Family, Gauge, Histogram};
 pub use metered::{Answering, Metered, MeteredBody};
@@ -62,6 +64,8 @@ macro_rules! metrics {
             requests: Vec<(&'static str, BySuccess)>,
             /// Handles of `etcd_server_range_duration_seconds`.
             ranges: BySuccess,
+            /// Traces calls, if that is switched on.
+            pub tracer: OnceLock<Arc<Tracer>>,
             /// `grpc_server_*`, and the bytes of client requests and answers.
             pub grpc: grpc::Grpc,
         }
@@ -75,6 +79,7 @@ macro_rules! metrics {
                     }),)*
                     requests: request_kinds().map(|kind| (kind, BySuccess::default())).collect(),
                     ranges: BySuccess::default(),
+                    tracer: OnceLock::new(),
                     grpc: grpc::Grpc::new(extensive),
                 }
             }

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
 use crate::storage::Storage;
+use crate::traces::{self, Tracer};
 use crate::{corruption, profile, tasks, versions};
 
 /// Why a server did not start, or had to stop.
@@ -45,6 +46,9 @@ pub enum RunError {
 
 /// Time to connect to another member for a small request.
 const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for the last spans to be taken by their collector.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How this member dials others by `https`; not at all if no flag says anything about it.
 fn peer_client(tls: &Tls) -> Result<Option<tls::Client>, ListenError> {
@@ -89,6 +93,11 @@ pub async fn run(
     confine_if_wanted(&config);
     let metrics = Arc::new(Metrics::new(&config));
     let lanes = Arc::new(Lanes::start(Lanes::per_core()).map_err(RunError::Lanes)?);
+    if let Some(settings) = &config.tracing {
+        let (tracer, exporter) = Tracer::new(settings, traces::random_seed());
+        lanes.spawn(exporter.run());
+        let _ = metrics.tracer.set(tracer);
+    }
     // Raft does not wait behind clients.
     let peer_lanes = Arc::new(Lanes::start(1).map_err(RunError::Lanes)?);
     let tls = peer_client(&config.peer_tls)?;
@@ -176,6 +185,10 @@ pub async fn run(
     };
     tracing::info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closing etcd server");
     ports.stop().await;
+    if let Some(tracer) = metrics.tracer.get() {
+        // What is not sent by then is lost.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, tracer.flush()).await;
+    }
     node.peers.stop();
     peer_ports.stop().await;
     running.stop();

@@ -17,13 +17,10 @@ pub enum Support {
     Served,
     /// Nothing, by design: there is no such thing here to tune. Says why; setting it is a warning.
     Inert(&'static str),
-    /// Nothing yet. Says what to do instead; setting it to other than its default is an error.
-    Missing(&'static str),
 }
 
-use Support::{Inert, Missing, Served};
+use Support::{Inert, Served};
 
-const TRACING: &str = "leave the tracing flags out; the log and /metrics tell of slow requests";
 const NO_DIAL: &str = "this member does not dial its own client port";
 const NO_BBOLT: &str = "the store commits with every batch and has no bbolt pages, freelist or transactions";
 const NO_DEFRAG: &str = "the store gives space back while it runs and needs no defragmentation at start";
@@ -248,11 +245,11 @@ flags! {
     log_rotation_config_json: String = "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Served, "When to exchange it, and what becomes of old ones: megabytes, days, how many, gzip.";
 }
 "Distributed tracing" {
-    enable_distributed_tracing: bool = "false", Missing(TRACING), "Send OpenTelemetry traces.";
-    distributed_tracing_address: String = "localhost:4317", Missing(TRACING), "Address of the collector.";
-    distributed_tracing_service_name: String = "etcd", Missing(TRACING), "Service name of the traces.";
-    distributed_tracing_instance_id: String = "", Missing(TRACING), "Instance id of the traces.";
-    distributed_tracing_sampling_rate: i64 = "0", Missing(TRACING), "Traces kept of a million.";
+    enable_distributed_tracing: bool = "false", Served, "Send OpenTelemetry traces.";
+    distributed_tracing_address: String = "localhost:4317", Served, "Host and port of the collector, which takes OTLP over gRPC.";
+    distributed_tracing_service_name: String = "etcd", Served, "Service name of the traces.";
+    distributed_tracing_instance_id: String = "", Served, "Instance id of the traces.";
+    distributed_tracing_sampling_rate: i64 = "0", Served, "Traces kept of a million.";
 }
 "Gateway" {
     enable_grpc_gateway: bool = "true", Served, "Serve the JSON gateway under /v3/.";

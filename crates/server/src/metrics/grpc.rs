@@ -108,6 +108,11 @@ impl Method {
         self.shape == BIDI_STREAM
     }
 
+    /// The names of service and method, if it is one there is.
+    pub(super) fn names(&self) -> Option<(&'static str, &'static str)> {
+        (!self.service.is_empty()).then_some((self.service, self.name))
+    }
+
     /// Whether one message goes each way.
     pub(super) fn is_unary(&self) -> bool {
         self.shape == UNARY

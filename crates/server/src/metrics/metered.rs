@@ -15,12 +15,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::service::Service;
+use proto::otlp::any_value::Value;
 
 use super::Metrics;
 use super::grpc::{CANCELED, CODES, Method, UNKNOWN};
 use super::kinds::Counter;
 use crate::answers::{Room, hold};
 use crate::listen::{Debt, Debts};
+use crate::traces::{ActiveSpan, Tracer};
 
 /// Counts the calls of one connection; what it wraps does the work.
 pub struct Metered<S> {
@@ -125,10 +127,13 @@ where
     type Error = S::Error;
     type Future = Answering<S::Future>;
 
-    fn call(&self, request: Request<B>) -> Self::Future {
+    fn call(&self, mut request: Request<B>) -> Self::Future {
         let method = self.metrics.grpc.find(request.uri().path());
         self.count_client(method, request.headers());
-        let call = Some(Call::start(method));
+        let mut call = Call::start(method);
+        if let Some(tracer) = self.metrics.tracer.get() {
+            call.trace(tracer, &mut request);
+        }
         // Who talks to and fro may be silent and may leave answers: other limits hold for those.
         let debts = self.debts.clone().filter(|_| !method.is_conversation());
         let request = request.map(|body| MeteredBody {
@@ -139,7 +144,7 @@ where
         });
         Answering {
             inner: self.inner.call(request),
-            call,
+            call: Some(call),
             debts,
         }
     }
@@ -181,8 +186,19 @@ where
 struct Call {
     method: &'static Method,
     since: Option<Instant>,
+    span: Option<Box<ActiveSpan>>,
     ended: bool,
 }
+
+/// Codes by which a server says that it is at fault.
+const FAULTS: [&str; 6] = [
+    "Unknown",
+    "DeadlineExceeded",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+];
 
 impl Call {
     fn start(method: &'static Method) -> Self {
@@ -191,8 +207,26 @@ impl Call {
         Call {
             method,
             since,
+            span: None,
             ended: false,
         }
+    }
+
+    /// Traces the call, if it is one that is traced, and lets its handler know.
+    fn trace<B>(&mut self, tracer: &Arc<Tracer>, request: &mut Request<B>) {
+        let Some((service, name)) = self.method.names() else {
+            return;
+        };
+        let path = request.uri().path().trim_start_matches('/');
+        let Some(mut span) = tracer.call(request.headers(), path) else {
+            return;
+        };
+        let text = |text: &str| Value::StringValue(text.to_owned());
+        span.attribute("rpc.system", text("grpc"));
+        span.attribute("rpc.service", text(service));
+        span.attribute("rpc.method", text(name));
+        request.extensions_mut().insert(span.traced());
+        self.span = Some(Box::new(span));
     }
 
     fn end(&mut self, code: usize) {
@@ -202,6 +236,12 @@ impl Call {
         self.method.counts.mine().handled[code].fetch_add(1, Relaxed);
         if let (Some(seconds), Some(since)) = (&self.method.seconds, self.since) {
             seconds.observe_duration(since.elapsed());
+        }
+        if let Some(mut span) = self.span.take() {
+            span.attribute("rpc.grpc.status_code", Value::IntValue(code as i64));
+            if FAULTS.contains(&CODES[code]) {
+                span.fail(CODES[code]);
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
     TxnRequest,
 };
+use proto::otlp::any_value::Value;
 use proto::raw;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -26,6 +27,7 @@ use crate::answers::{LIST, Room, UNCOUNTED, weight};
 use crate::metrics::{RANGE, READ_TXN};
 use crate::node::Node;
 use crate::replies::Done;
+use crate::traces;
 
 /// Keys in the first message of a RangeStream; the next ones adapt to the sizes seen.
 const STREAM_FIRST_CHUNK: usize = 10;
@@ -45,6 +47,7 @@ impl kv_server::Kv for Kv {
         let (head, request) = access::split(request);
         admit_read(node, &head, request.serializable)?;
         check::range(&request).map_err(status)?;
+        let _span = traces::doing(&head, "range", || about_range(&request));
         let began = Instant::now();
         let answer = read_range(node, &head, request).await;
         node.metrics
@@ -63,6 +66,7 @@ impl kv_server::Kv for Kv {
         node.refuse_learner()?;
         node.admit(&head)?;
         check::range_stream(&request).map_err(status)?;
+        let _span = traces::doing(&head, "range_streaming", || about_range(&request));
         if !request.serializable {
             node.read_barrier().await.map_err(status)?;
         }
@@ -89,17 +93,13 @@ impl kv_server::Kv for Kv {
         node.admit(&head)?;
         node.check_quota(check::put_cost(&request)).await?;
         check::put(&request).map_err(status)?;
+        let mut span = traces::doing(&head, "put", || [("key", traces::text(&request.key))]);
         let who = node.identify(&head).await.map_err(status)?;
-        match node
-            .propose_as(
-                who,
-                InternalRaftRequest {
-                    put: Some(request),
-                    ..Default::default()
-                },
-            )
-            .await
-        {
+        let put = InternalRaftRequest {
+            put: Some(request),
+            ..Default::default()
+        };
+        match span.around(node.propose_as(who, put)).await {
             Ok(Done {
                 outcome: Outcome::Put(mut response),
                 ..
@@ -120,18 +120,19 @@ impl kv_server::Kv for Kv {
         let (head, request) = access::split(request);
         node.admit(&head)?;
         check::delete_range(&request).map_err(status)?;
+        let mut span = traces::doing(&head, "delete_range", || {
+            [
+                ("range_begin", traces::text(&request.key)),
+                ("range_end", traces::text(&request.range_end)),
+            ]
+        });
         let who = node.identify(&head).await.map_err(status)?;
         let room = room_for_deletion(node, &head, &who, &request).await?;
-        match node
-            .propose_as(
-                who,
-                InternalRaftRequest {
-                    delete_range: Some(request),
-                    ..Default::default()
-                },
-            )
-            .await
-        {
+        let deletion = InternalRaftRequest {
+            delete_range: Some(request),
+            ..Default::default()
+        };
+        match span.around(node.propose_as(who, deletion)).await {
             Ok(Done {
                 outcome: Outcome::DeleteRange(mut response),
                 ..
@@ -150,6 +151,7 @@ impl kv_server::Kv for Kv {
         node.admit(&head)?;
         node.check_quota(check::txn_cost(&request)).await?;
         check::txn(&request, node.config.max_txn_ops).map_err(status)?;
+        let mut span = traces::doing(&head, "txn", || about_txn(&request));
         let (mut response, room) = if check::is_read_only(&request) {
             let began = Instant::now();
             let answer = read_txn(node, &head, request).await;
@@ -159,16 +161,11 @@ impl kv_server::Kv for Kv {
         } else {
             let who = node.identify(&head).await.map_err(status)?;
             let room = room_for_txn(node, &head, &who, &request).await?;
-            match node
-                .propose_as(
-                    who,
-                    InternalRaftRequest {
-                        txn: Some(request),
-                        ..Default::default()
-                    },
-                )
-                .await
-            {
+            let txn = InternalRaftRequest {
+                txn: Some(request),
+                ..Default::default()
+            };
+            match span.around(node.propose_as(who, txn)).await {
                 Ok(Done {
                     outcome: Outcome::Txn(response),
                     ..
@@ -193,16 +190,17 @@ impl kv_server::Kv for Kv {
             physical,
             revision: compact_revision,
         } = request;
-        match node
-            .propose_as(
-                who,
-                InternalRaftRequest {
-                    compaction: Some(request),
-                    ..Default::default()
-                },
-            )
-            .await
-        {
+        let mut span = traces::doing(&head, "compact", || {
+            [
+                ("is_physical", Value::BoolValue(physical)),
+                ("rev", Value::IntValue(compact_revision)),
+            ]
+        });
+        let compaction = InternalRaftRequest {
+            compaction: Some(request),
+            ..Default::default()
+        };
+        match span.around(node.propose_as(who, compaction)).await {
             Ok(Done { revision, .. }) => {
                 if physical {
                     node.compactions.wait(compact_revision).await;
@@ -214,6 +212,31 @@ impl kv_server::Kv for Kv {
             Err(error) => Err(status(error)),
         }
     }
+}
+
+/// What a trace says of a range.
+fn about_range(request: &RangeRequest) -> [(&'static str, Value); 6] {
+    [
+        ("range_begin", traces::text(&request.key)),
+        ("range_end", traces::text(&request.range_end)),
+        ("rev", Value::IntValue(request.revision)),
+        ("limit", Value::IntValue(request.limit)),
+        ("count_only", Value::BoolValue(request.count_only)),
+        ("keys_only", Value::BoolValue(request.keys_only)),
+    ]
+}
+
+/// What a trace says of a transaction.
+fn about_txn(request: &TxnRequest) -> [(&'static str, Value); 5] {
+    let compared = request.compare.first().map_or(&[][..], |compare| &compare.key);
+    let len = |len: usize| Value::IntValue(len as i64);
+    [
+        ("compare_first_key", traces::text(compared)),
+        ("compare_len", len(request.compare.len())),
+        ("success_len", len(request.success.len())),
+        ("failure_len", len(request.failure.len())),
+        ("read_only", Value::BoolValue(check::is_read_only(request))),
+    ]
 }
 
 /// A range, answered from a view.

@@ -12,6 +12,7 @@ use proto::etcdserverpb::{
     LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
     LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
+use proto::otlp::any_value::Value;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use types::{ErrorKind, KeyRange, LeaseId};
@@ -21,6 +22,7 @@ use crate::access::{self, Head};
 use crate::forward;
 use crate::node::Node;
 use crate::replies::Done;
+use crate::traces;
 
 /// The service.
 pub struct Leases(pub Node);
@@ -39,15 +41,17 @@ impl lease_server::Lease for Leases {
         if grant.id == 0 {
             grant.id = node.new_lease_id().0;
         }
-        let outcome = node
-            .propose_as(
-                who,
-                InternalRaftRequest {
-                    lease_grant: Some(grant),
-                    ..Default::default()
-                },
-            )
-            .await;
+        let mut span = traces::doing(&head, "lease_grant", || {
+            [
+                ("id", Value::IntValue(grant.id)),
+                ("ttl", Value::IntValue(grant.ttl)),
+            ]
+        });
+        let grant = InternalRaftRequest {
+            lease_grant: Some(grant),
+            ..Default::default()
+        };
+        let outcome = span.around(node.propose_as(who, grant)).await;
         match outcome.map_err(status)? {
             Done {
                 outcome: Outcome::LeaseGrant(lease),
@@ -71,11 +75,12 @@ impl lease_server::Lease for Leases {
         let node = &self.0;
         node.admit(&head)?;
         let who = node.require_user(&head).await.map_err(status)?;
+        let mut span = traces::doing(&head, "lease_revoke", || [("id", Value::IntValue(request.id))]);
         let revoke = InternalRaftRequest {
             lease_revoke: Some(request),
             ..Default::default()
         };
-        let done = node.propose_as(who, revoke).await.map_err(status)?;
+        let done = span.around(node.propose_as(who, revoke)).await.map_err(status)?;
         Ok(Response::new(LeaseRevokeResponse {
             header: Some(node.header(done.revision)),
         }))
@@ -170,6 +175,7 @@ fn may_list(node: &Node, who: &Identity, leases: &[LeaseId]) -> Result<(), Error
 
 /// One renewal. A lease that is gone, or just going, is answered with TTL 0 and the stream goes on.
 async fn keep_alive(node: &Node, head: &Head, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    let _span = traces::doing(head, "lease_renew", || [("id", Value::IntValue(id))]);
     may_renew(node, head, LeaseId(id)).await.map_err(status)?;
     let ttl = match forward::renew(node, LeaseId(id)).await {
         Ok(ttl) => ttl,
