@@ -1,77 +1,235 @@
-//! `etcdutl`: works on data folders while no server does.
+//! `etcdutl`: works on data folders and backups while no server does.
+//!
+//! [`arguments`] is the command line, [`output`] how answers look. The work itself is in crates `image`, for single
+//! files, and `server`, for whole folders.
 
-use std::path::PathBuf;
+// The rim: it waits for locks.
+#![allow(clippy::disallowed_methods)]
+
+mod arguments;
+mod output;
+mod progress;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand, ValueEnum};
-use server::config::VERSION;
+use arguments::{Arguments, Command, Layout, Restore, Snapshot};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use env::RealDisk;
+use output::{Answer, Format};
+use server::config::{Url, VERSION, parse_initial_cluster};
 use server::convert::{Version, to_bolt, to_native};
+use server::restore::restore;
+use server::upkeep::{self, UpkeepError};
 
-/// Works on data folders while no server does.
-#[derive(Parser)]
-#[command(name = "etcdutl", disable_version_flag = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
+/// How often a lock is looked at that somebody else has.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
+/// What goes wrong: an exit status of etcd's, and a text.
+#[derive(Debug)]
+struct Failure {
+    status: u8,
+    text: String,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Lays a data folder out for Go etcd, or for this one.
-    Convert {
-        /// The data folder.
-        #[arg(long)]
-        data_dir: PathBuf,
-        /// The folder of the raft log, if it is not in the data folder.
-        #[arg(long)]
-        wal_dir: Option<PathBuf>,
-        /// Whose layout.
-        #[arg(long)]
-        to: Layout,
-        /// The release of Go etcd that is to start from it, such as 3.5; refused if the cluster's version is above.
-        #[arg(long, value_parser = version)]
-        target_version: Option<Version>,
-    },
-    /// Prints the version.
-    Version,
+impl Failure {
+    /// The arguments are wrong.
+    fn arguments(text: impl ToString) -> Self {
+        Self {
+            status: 128,
+            text: text.to_string(),
+        }
+    }
+
+    /// There is no such output format.
+    fn feature(text: impl ToString) -> Self {
+        Self {
+            status: 4,
+            text: text.to_string(),
+        }
+    }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Layout {
-    /// Go etcd's: a bbolt file.
-    Bolt,
-    /// This one's.
-    Native,
-}
-
-fn version(text: &str) -> Result<Version, String> {
-    Version::parse(text).ok_or_else(|| "a version is X.Y or X.Y.Z".into())
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            status: 1,
+            text: error.to_string(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
-    let (done, text) = match Arguments::parse().command {
-        Command::Version => (true, format!("etcdutl version: {VERSION}\nAPI version: 3.7")),
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ) =>
+        {
+            print!("{error}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprint!("Error: {}", error.to_string().trim_start_matches("error: "));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(arguments) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("Error: {}", failure.text);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Carries a command out; the answer is for standard output.
+fn run(arguments: Arguments) -> Result<String, Failure> {
+    let format =
+        Format::parse(&arguments.write_out).ok_or_else(|| Failure::feature("unsupported output format"))?;
+    match arguments.command {
+        Command::Snapshot {
+            command: Snapshot::Status { file },
+        } => {
+            let file = only(file, "snapshot status requires exactly one argument")?;
+            check_there(&file)?;
+            let status = image::status(&RealDisk, &file)?;
+            format.render(&Answer::Status(status)).map_err(Failure::feature)
+        }
+        Command::Snapshot {
+            command: Snapshot::Restore(flags),
+        } => restore_as(flags),
+        Command::Hashkv { file, rev } => {
+            let file = only(file, "hashkv requires exactly one argument")?;
+            check_there(&file)?;
+            let scratch = env::with_suffix(&file, ".hashkv");
+            let hash = image::hash_kv(&(Arc::new(RealDisk) as _), &file, &scratch, rev)?;
+            format.render(&Answer::Hash(hash)).map_err(Failure::feature)
+        }
+        Command::Defrag { data_dir } => {
+            let mut progress = progress::Progress::default();
+            when_free(arguments.timeout, || {
+                upkeep::defrag(&data_dir, |done, total| progress.at("writing", done, total))
+            })
+            .map_err(|error| Failure {
+                text: format!("Failed to defragment etcd data[{}] ({error})", data_dir.display()),
+                status: 1,
+            })?;
+            Ok(String::new())
+        }
+        Command::Migrate {
+            data_dir,
+            target_version,
+            force,
+        } => {
+            let target = target(&target_version)?;
+            let done = when_free(arguments.timeout, || upkeep::migrate(&data_dir, target, force))?;
+            if done == upkeep::Done::Nothing {
+                eprintln!("storage version up-to-date");
+            }
+            Ok(String::new())
+        }
         Command::Convert {
             data_dir,
             wal_dir,
             to,
             target_version,
         } => {
-            let converted = match to {
-                Layout::Bolt => to_bolt(&data_dir, wal_dir.as_deref(), target_version),
-                Layout::Native => to_native(&data_dir, wal_dir.as_deref()),
+            let report = match to {
+                Layout::Bolt => to_bolt(&data_dir, wal_dir.as_deref(), target_version)?,
+                Layout::Native => to_native(&data_dir, wal_dir.as_deref())?,
             };
-            match converted {
-                Ok(report) => (true, report.to_string()),
-                Err(error) => (false, format!("Error: {error}")),
-            }
+            Ok(format!("{report}\n"))
         }
-    };
-    if done {
-        println!("{text}");
-        ExitCode::SUCCESS
-    } else {
-        eprintln!("{text}");
-        ExitCode::FAILURE
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "etcdutl", &mut script);
+            Ok(String::from_utf8_lossy(&script).into_owned())
+        }
+        Command::Version => Ok(format!("etcdutl version: {VERSION}\nAPI version: 3.7\n")),
     }
+}
+
+fn only(mut files: Vec<PathBuf>, otherwise: &str) -> Result<PathBuf, Failure> {
+    match (files.pop(), files.is_empty()) {
+        (Some(file), true) => Ok(file),
+        _ => Err(Failure::arguments(otherwise)),
+    }
+}
+
+fn check_there(file: &Path) -> Result<(), Failure> {
+    match file.exists() {
+        true => Ok(()),
+        false => Err(Failure {
+            status: 1,
+            text: format!("stat {}: no such file or directory", file.display()),
+        }),
+    }
+}
+
+/// `X.Y`, and nothing else.
+fn target(text: &str) -> Result<Version, Failure> {
+    let parsed = Version::parse(text).filter(|_| text.matches('.').count() == 1);
+    parsed.ok_or_else(|| Failure {
+        status: 1,
+        text: format!("wrong target version format, expected \"X.Y\", got {text:?}"),
+    })
+}
+
+/// Does it as soon as nobody else has the folder; after `timeout` the other one has won. 0 is no limit.
+fn when_free<T>(
+    timeout: Duration,
+    mut work: impl FnMut() -> Result<T, UpkeepError>,
+) -> Result<T, UpkeepError> {
+    let began = Instant::now();
+    loop {
+        match work() {
+            Err(error) if is_locked(&error) && (timeout.is_zero() || began.elapsed() < timeout) => {
+                std::thread::sleep(LOOKS_EVERY);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_locked(error: &UpkeepError) -> bool {
+    matches!(error, UpkeepError::Storage(error) if error.is_locked())
+}
+
+fn restore_as(flags: Restore) -> Result<String, Failure> {
+    let backup = only(flags.file, "snapshot restore requires exactly one argument")?;
+    if flags.mark_compacted != (flags.bump_revision > 0) {
+        return Err(Failure::arguments(
+            "--mark-compacted required if --revision-bump > 0",
+        ));
+    }
+    check_there(&backup)?;
+    let data_dir = match flags.data_dir.as_str() {
+        "" => format!("{}.etcd", flags.name),
+        folder => folder.to_owned(),
+    };
+    let wish = server::restore::Restore {
+        backup,
+        data_dir: data_dir.into(),
+        wal_dir: Some(flags.wal_dir)
+            .filter(|folder| !folder.is_empty())
+            .map(PathBuf::from),
+        name: flags.name,
+        initial_cluster: parse_initial_cluster(&flags.initial_cluster)?,
+        token: flags.initial_cluster_token,
+        advertise_peer: Url::parse_list(&flags.initial_advertise_peer_urls)?,
+        skip_hash_check: flags.skip_hash_check,
+        bump_revision: Some(flags.bump_revision).filter(|bump| *bump > 0),
+    };
+    let mut progress = progress::Progress::default();
+    restore(&wish, &mut |what, done, total| progress.at(what, done, total))?;
+    Ok(String::new())
 }

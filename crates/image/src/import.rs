@@ -25,7 +25,7 @@ use crate::{CONF_STATE, CONSISTENT_INDEX, FINISHED_COMPACT, KEY_BUCKET, SCHEDULE
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The row of bucket `meta` that says which records may be in the file, from 3.6 on.
-const STORAGE_VERSION: &str = "storageVersion";
+pub(crate) const STORAGE_VERSION: &str = "storageVersion";
 
 /// The newest storage version whose records are all known here.
 const NEWEST: (u64, u64) = (3, 7);
@@ -203,14 +203,19 @@ pub fn load<'a>(
 }
 
 /// The file that is read.
-struct Source<'a> {
+pub(crate) struct Source<'a> {
     path: &'a Path,
+    bytes: u64,
     reader: bolt::Reader,
 }
 
 impl<'a> Source<'a> {
-    fn open(disk: &dyn Disk, path: &'a Path) -> Result<Self, ImportError> {
+    pub(crate) fn open(disk: &dyn Disk, path: &'a Path) -> Result<Self, ImportError> {
         let file = disk.open(path).map_err(|error| ImportError::Open {
+            file: path.to_owned(),
+            error,
+        })?;
+        let bytes = file.len().map_err(|error| ImportError::Open {
             file: path.to_owned(),
             error,
         })?;
@@ -218,7 +223,21 @@ impl<'a> Source<'a> {
             file: path.to_owned(),
             error,
         })?;
-        Ok(Source { path, reader })
+        Ok(Source { path, bytes, reader })
+    }
+
+    /// Bytes of the database: the sum that a backup ends with is not one of its pages.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes - self.bytes % 512
+    }
+
+    /// The names of all buckets.
+    pub(crate) fn buckets(&self) -> Result<Vec<String>, ImportError> {
+        let names = self.reader.buckets().map_err(|error| self.unread(error))?;
+        Ok(names
+            .iter()
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect())
     }
 
     fn unread(&self, error: bolt::ReadError) -> ImportError {
@@ -237,7 +256,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn rows(
+    pub(crate) fn rows(
         &self,
         bucket: &str,
     ) -> Result<impl Iterator<Item = Result<(Bytes, Bytes), ImportError>>, ImportError> {
@@ -246,11 +265,10 @@ impl<'a> Source<'a> {
     }
 
     /// All small buckets.
-    fn tables(&self) -> Result<Tables, ImportError> {
+    pub(crate) fn tables(&self) -> Result<Tables, ImportError> {
         let mut tables = Tables::new();
         let mut has_keys = false;
-        for name in self.reader.buckets().map_err(|error| self.unread(error))? {
-            let name = String::from_utf8_lossy(&name).into_owned();
+        for name in self.buckets()? {
             let table = Table::ALL.into_iter().find(|table| table.name() == name);
             match table {
                 // A row is copied: it must not keep its page in memory.
@@ -383,6 +401,11 @@ impl<'a> Source<'a> {
         };
         for row in self.rows(KEY_BUCKET)? {
             let (key, kv) = row?;
+            if kv.is_empty() {
+                // A backup that was restored with `--bump-revision` skips revisions by a row that is no change.
+                last = self.skipped(&key, last)?;
+                continue;
+            }
             let (rev, tombstone) = self.change(&key, &kv, last)?;
             if rev.main > last.main && batch.len() >= BATCH_BYTES {
                 load.push(&seal(&mut batch, last.main))?;
@@ -395,6 +418,12 @@ impl<'a> Source<'a> {
         }
         commit.revision = commit.revision.max(last.main).max(commit.compact_revision);
         Ok(())
+    }
+
+    /// A row of bucket `key` that says up to which revision others are skipped.
+    fn skipped(&self, key: &Bytes, last: Revision) -> Result<Revision, ImportError> {
+        let revision = Revision::from_bolt_key(key).filter(|revision| *revision > last && key.len() == 17);
+        revision.ok_or_else(|| self.damaged(KEY_BUCKET, key, "a revision in the wrong place"))
     }
 
     /// A row of bucket `key`: which change it is.

@@ -18,11 +18,16 @@ mod conf_state;
 mod export;
 mod import;
 mod received;
+mod rewrite;
+mod status;
 pub mod v2store;
 
 pub use export::{Export, backup, hash};
 pub use import::{ImportError, Place, import, load, place};
+pub use mvcc::HashKv;
 pub use received::{received, remove_arriving, remove_received};
+pub use rewrite::{Change, Founders, rewrite};
+pub use status::{HashError, Status, hash_kv, status, storage_version};
 
 /// The bucket of the keys; all others are small tables.
 const KEY_BUCKET: &str = "key";

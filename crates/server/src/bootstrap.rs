@@ -189,13 +189,21 @@ fn others(config: &Config) -> impl Iterator<Item = &Url> {
 
 /// The beginning of a cluster's founder.
 pub fn found(config: &Config) -> Beginning {
-    let members: Vec<Member> = config
-        .initial_cluster
+    found_as(
+        &config.name,
+        &config.initial_cluster,
+        &config.initial_cluster_token,
+    )
+}
+
+/// The beginning of the member `name` of a cluster that is founded under that token.
+pub fn found_as(name: &str, cluster: &InitialCluster, token: &str) -> Beginning {
+    let members: Vec<Member> = cluster
         .iter()
         .map(|(name, urls)| {
             let peer_urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
             Member {
-                id: member_id(&peer_urls, &config.initial_cluster_token, None),
+                id: member_id(&peer_urls, token, None),
                 peer_urls,
                 is_learner: false,
                 name: name.clone(),
@@ -203,7 +211,7 @@ pub fn found(config: &Config) -> Beginning {
             }
         })
         .collect();
-    let own = members.iter().find(|member| member.name == config.name);
+    let own = members.iter().find(|member| member.name == name);
     Beginning {
         id: own.map(|member| member.id).unwrap_or_default(),
         cluster_id: cluster_id(members.iter().map(|member| member.id)),

@@ -359,29 +359,7 @@ impl Config {
 
     /// Checks what only a member without data needs: that the initial cluster is one, and has it as a member.
     pub fn check_bootstrap(&self) -> Result<(), BootstrapError> {
-        let own = self
-            .initial_cluster
-            .get(&self.name)
-            .ok_or_else(|| BootstrapError::LocalNameMissing(self.name.clone()))?;
-        if has_duplicate_url(&self.initial_cluster) {
-            return Err(BootstrapError::DuplicateUrl(show_cluster(&self.initial_cluster)));
-        }
-        if !same_addresses(own, &self.advertise_peer) {
-            return Err(BootstrapError::NotAdvertised {
-                in_cluster: own
-                    .iter()
-                    .map(|url| format!("{}={url}", self.name))
-                    .collect::<Vec<_>>()
-                    .join(","),
-                advertised: self
-                    .advertise_peer
-                    .iter()
-                    .map(Url::as_str)
-                    .collect::<Vec<_>>()
-                    .join(","),
-            });
-        }
-        Ok(())
+        check_founder(&self.name, &self.initial_cluster, &self.advertise_peer)
     }
 
     /// Logs the configuration the member starts with; tools look fields up in this line.
@@ -506,6 +484,25 @@ struct StartLine<'a> {
     downgrade_check_interval: String,
     max_learners: usize,
     v2_deprecation: &'a str,
+}
+
+/// Checks that a cluster to be founded is one, and has this member in it, at the URLs it tells others.
+pub fn check_founder(name: &str, cluster: &InitialCluster, advertised: &[Url]) -> Result<(), BootstrapError> {
+    let own = cluster
+        .get(name)
+        .ok_or_else(|| BootstrapError::LocalNameMissing(name.to_owned()))?;
+    if has_duplicate_url(cluster) {
+        return Err(BootstrapError::DuplicateUrl(show_cluster(cluster)));
+    }
+    if same_addresses(own, advertised) {
+        return Ok(());
+    }
+    let in_cluster: Vec<_> = own.iter().map(|url| format!("{name}={url}")).collect();
+    let advertised: Vec<_> = advertised.iter().map(Url::as_str).collect();
+    Err(BootstrapError::NotAdvertised {
+        in_cluster: in_cluster.join(","),
+        advertised: advertised.join(","),
+    })
 }
 
 /// Parses `--initial-cluster`: `name=url` pairs, a name once for each of its URLs.

@@ -242,7 +242,7 @@ fn nothing_to_do(disk: &dyn Disk, data_dir: &Path, database: PathBuf) -> Result<
 }
 
 /// The log, locked as long as the first is held, the snapshot it begins with, and what follows.
-fn open_log(
+pub(crate) fn open_log(
     disk: &Arc<dyn Disk>,
     data_dir: &Path,
     wal_dir: Option<&Path>,

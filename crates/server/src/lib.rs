@@ -2,7 +2,7 @@
 //! one loop that owns it, and everything else speaks to the loops.
 //!
 //! * A member begins in [`run`](fn@run): [`config`] says how, [`storage`] reads the disk or takes a Go member's folder over
-//!   (`go_folder`; [`convert`](mod@convert) is the way back), [`bootstrap`] is for who has no data, [`start`] puts all together.
+//!   (`go_folder`; [`convert`](mod@convert) is the way back, [`restore`](mod@restore) makes one of a backup), [`bootstrap`] is for who has no data, [`start`] puts all together.
 //! * The [`loops`] are threads, each with an [`inbox`]: raft, the log's syncs, apply, watches, housekeeping. What all
 //!   may know of them is on the [`board`]; answers go back by [`replies`].
 //! * A client's request comes in by [`listen`], as gRPC ([`rpc`]) or HTTP ([`http`]). `access` says who calls and whether
@@ -45,6 +45,7 @@ pub mod passwords;
 pub mod peers;
 pub mod profile;
 pub mod replies;
+pub mod restore;
 pub mod rpc;
 mod run;
 pub mod sending;
@@ -52,6 +53,7 @@ pub mod start;
 pub mod storage;
 mod tasks;
 pub mod traces;
+pub mod upkeep;
 pub mod versions;
 
 pub use run::{RunError, check, run};

@@ -100,6 +100,13 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether another process has the folder.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, StorageError::Log(wal::OpenError::Locked { .. }))
+    }
+}
+
 /// A member's disk, opened.
 pub struct Storage {
     /// This member.

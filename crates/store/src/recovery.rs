@@ -224,7 +224,7 @@ impl Found {
             commit,
             ..
         } = replay;
-        if commit.applied_index + 1 < replay_from {
+        if commit.applied_index.saturating_add(1) < replay_from {
             return Err(OpenError::Gap {
                 damage: Damage::new(&file.path, end.offset, end.why),
                 replay_from,

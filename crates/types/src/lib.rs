@@ -7,6 +7,7 @@
 mod error;
 pub mod go;
 mod key_range;
+pub mod print;
 
 pub use error::{Code, ErrorKind};
 pub use key_range::KeyRange;

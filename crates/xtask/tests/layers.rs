@@ -78,7 +78,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("client", &["proto", "tls"]),
     ("etcd", &["server"]),
     ("etcdctl", &["client", "types", "proto", "tls"]),
-    ("etcdutl", &["server"]),
+    ("etcdutl", &["server", "types", "env", "image"]),
     ("conformance", &["proto", "grpc", "tls"]),
     ("bench", &["proto", "grpc"]),
     ("xtask", &[]),

@@ -3,8 +3,8 @@
 use proto::etcdserverpb::{self as pb, response_op::Response};
 use proto::mvccpb::KeyValue;
 
-use super::lines::{quoted, took};
 use super::{Answer, Health};
+use types::print::{quoted, took};
 
 /// The lines, if the answer is one that etcd has them for.
 pub fn render(answer: &Answer, hex: bool) -> Option<Vec<u8>> {

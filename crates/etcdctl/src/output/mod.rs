@@ -6,7 +6,6 @@
 
 mod fields;
 mod json;
-mod lines;
 mod simple;
 mod table;
 #[cfg(test)]
@@ -19,7 +18,7 @@ use std::time::Duration;
 use prost::Message;
 use proto::etcdserverpb as pb;
 
-pub use lines::{hex, quoted, size, took};
+pub use types::print::{hex, quoted, size, took};
 
 use crate::failure::{Failure, Status};
 

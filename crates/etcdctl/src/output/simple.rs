@@ -6,7 +6,9 @@ use proto::authpb::permission;
 use proto::etcdserverpb::{self as pb, response_op::Response};
 use proto::mvccpb::{KeyValue, event::EventType};
 
-use super::{Answer, Health, Style, hex, lines, table};
+use types::print as lines;
+
+use super::{Answer, Health, Style, hex, table};
 use crate::ranges;
 
 /// What goes to standard output.

@@ -2,8 +2,8 @@
 
 use proto::etcdserverpb as pb;
 
-use super::lines::{size, took};
 use super::{Answer, Health};
+use types::print::{self, size, took};
 
 /// Names of columns, and the rows under them.
 pub struct Table {
@@ -20,7 +20,7 @@ pub fn render(answer: &Answer) -> Option<Vec<u8>> {
         Answer::Hashes(all) => hashes(all),
         _ => return None,
     };
-    Some(table.with_borders().into_bytes())
+    Some(print::table(&table.header, &table.rows).into_bytes())
 }
 
 pub fn members(m: &pb::MemberListResponse) -> Table {
@@ -121,38 +121,5 @@ impl Table {
     /// One row a line, joined by commas.
     pub fn joined(&self) -> String {
         self.rows.iter().map(|row| row.join(", ") + "\n").collect()
-    }
-
-    /// Borders around cells, the header in the middle of its column, the rows to the right.
-    fn with_borders(&self) -> String {
-        let width = |text: &str| text.chars().count();
-        let widths: Vec<_> = (0..self.header.len())
-            .map(|column| {
-                let cells = self.rows.iter().map(|row| width(&row[column]));
-                cells.chain([width(self.header[column])]).max().unwrap_or(0)
-            })
-            .collect();
-        let border = |left: &str, middle: &str, right: &str| {
-            let lines: Vec<_> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
-            format!("{left}{}{right}\n", lines.join(middle))
-        };
-        let header = self
-            .header
-            .iter()
-            .zip(&widths)
-            .map(|(name, width)| format!(" {name:^width$} "));
-        let line = |cells: Vec<String>| format!("│{}│\n", cells.join("│"));
-        let mut out = border("┌", "┬", "┐") + &line(header.collect());
-        if !self.rows.is_empty() {
-            out += &border("├", "┼", "┤");
-        }
-        for row in &self.rows {
-            let cells = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!(" {cell:>width$} "));
-            out += &line(cells.collect());
-        }
-        out + &border("└", "┴", "┘")
     }
 }

@@ -10,8 +10,8 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage};
 use proto::etcdserverpb as pb;
 
-use super::lines::took;
 use super::{Answer, Health};
+use types::print::took;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq)]

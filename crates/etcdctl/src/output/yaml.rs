@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::lines;
 use super::tree::Value;
+use types::print as lines;
 
 /// The tree as one document.
 pub fn render(tree: &Value, hex: bool) -> Vec<u8> {

@@ -1,6 +1,6 @@
-//! Small spellings that several formats share, as Go's `fmt` and the libraries of etcdctl have them.
+//! How etcd's tools print: bytes in quotes, sizes, tables, as Go's `fmt` and the libraries of etcdctl have them.
 
-use types::go;
+use crate::go;
 
 /// A string or bytes as `%q` writes them.
 pub fn quoted(bytes: &[u8]) -> String {
@@ -63,6 +63,34 @@ pub fn took(duration: std::time::Duration) -> String {
     go::duration(duration).to_string()
 }
 
+/// Borders around cells, the header in the middle of its column, the rows to the right. Rows have as many cells as the
+/// header.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let mut widths: Vec<_> = header.iter().map(|name| width(name)).collect();
+    for row in rows {
+        for (widest, cell) in widths.iter_mut().zip(row) {
+            *widest = width(cell).max(*widest);
+        }
+    }
+    let border = |left: &str, middle: &str, right: &str| {
+        let lines: Vec<_> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
+        format!("{left}{}{right}\n", lines.join(middle))
+    };
+    let line = |cells: Vec<String>| format!("│{}│\n", cells.join("│"));
+    let names = header.iter().zip(&widths);
+    let names = names.map(|(name, width)| format!(" {name:^width$} "));
+    let mut out = border("┌", "┬", "┐") + &line(names.collect());
+    if !rows.is_empty() {
+        out += &border("├", "┼", "┤");
+    }
+    for row in rows {
+        let cells = row.iter().zip(&widths);
+        out += &line(cells.map(|(cell, width)| format!(" {cell:>width$} ")).collect());
+    }
+    out + &border("└", "┴", "┘")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +121,15 @@ mod tests {
         for (bytes, text) in sizes.into_iter().chain(larger) {
             assert_eq!(size(bytes), text, "{bytes}");
         }
+    }
+
+    #[test]
+    fn a_table_has_borders_and_no_line_below_a_header_without_rows() {
+        let rows = [vec!["1".to_owned(), "long".to_owned()]];
+        assert_eq!(
+            table(&["NAME", "X"], &rows),
+            "┌──────┬──────┐\n│ NAME │  X   │\n├──────┼──────┤\n│    1 │ long │\n└──────┴──────┘\n"
+        );
+        assert_eq!(table(&["A"], &[]), "┌───┐\n│ A │\n└───┘\n");
     }
 }
