@@ -80,4 +80,5 @@ pub mod stream;
 pub mod tenant;
 pub mod tls_matrix;
 pub mod tools;
+pub mod transcripts;
 pub mod users;

@@ -58,6 +58,14 @@ impl Tools {
         })
     }
 
+    /// The same servers, with our own `etcdctl` in place of the real one.
+    pub fn with_our_etcdctl(&self) -> Self {
+        Self {
+            etcdctl: self.ours.with_file_name("etcdctl"),
+            ..self.clone()
+        }
+    }
+
     /// The programs of three members, so many of them ours.
     pub fn programs(&self, ours: usize) -> [&Path; 3] {
         [0, 1, 2].map(|member| match member < ours {
@@ -119,6 +127,8 @@ fn built() -> Result<PathBuf, String> {
                 "--workspace",
                 "--bin",
                 "etcd",
+                "--bin",
+                "etcdctl",
                 "--bin",
                 "etcdutl",
             ])

@@ -176,10 +176,15 @@ fn explain(error: &clap::Error) -> (String, Option<String>) {
         proposal => Some(format!("Did you mean {proposal}?")),
     };
     match error.kind() {
-        ErrorKind::UnknownArgument => (
-            format!("unknown flag: {}", text(ContextKind::InvalidArg)),
-            proposal(ContextKind::SuggestedArg),
-        ),
+        ErrorKind::UnknownArgument => {
+            let arg = text(ContextKind::InvalidArg);
+            let what = if arg.starts_with('-') {
+                "unknown flag"
+            } else {
+                "unexpected argument"
+            };
+            (format!("{what}: {arg}"), proposal(ContextKind::SuggestedArg))
+        }
         ErrorKind::InvalidSubcommand => (
             format!(
                 "unknown command {:?} for \"etcdctl\"",

@@ -22,8 +22,10 @@ pub async fn member(context: &Context, member: Member) -> Result<(), Failure> {
             learner,
         } => {
             let name = new_name(&words)?;
+            let urls = urls(&peer_urls)?;
+            urls.iter().try_for_each(|url| check_url(url))?;
             let request = MemberAddRequest {
-                peer_ur_ls: urls(&peer_urls)?,
+                peer_ur_ls: urls,
                 is_learner: learner,
             };
             let answer = context.connect().await?.member_add(request).await?;
@@ -84,6 +86,19 @@ fn urls(flag: &str) -> Result<Vec<String>, Failure> {
         "" => Err(Failure::arguments("member peer urls not provided")),
         urls => Ok(urls.split(',').map(str::to_owned).collect()),
     }
+}
+
+/// Whether others may be told this URL.
+fn check_url(url: &str) -> Result<(), Failure> {
+    let why = match url.split_once("://") {
+        Some(("http" | "https", rest)) if rest.contains('/') => "URL must not contain a path",
+        Some(("http" | "https", rest)) if !rest.contains(':') => {
+            "URL address does not have the form \"host:port\""
+        }
+        Some(("http" | "https" | "unix" | "unixs", _)) => return Ok(()),
+        _ => "URL scheme must be http, https, unix, or unixs",
+    };
+    Err(Failure::new(Status::Error, format!("{why}: {url}")))
 }
 
 pub async fn endpoint(context: &Context, endpoint: Endpoint) -> Result<(), Failure> {

@@ -223,9 +223,12 @@ pub fn delete_request(delete: &Delete) -> Result<DeleteRangeRequest, Failure> {
 pub async fn compaction(context: &Context, compaction: &Compaction) -> Result<(), Failure> {
     let revision = context::only(&compaction.words, "compaction command needs 1 argument")?;
     let revision = text(revision)?;
-    let revision: i64 = revision
-        .parse()
-        .map_err(|_| Failure::arguments(format!("bad revision {revision:?}, expecting a number")))?;
+    let revision: i64 = revision.parse().map_err(|_| {
+        Failure::new(
+            Status::Error,
+            format!("bad revision {revision:?}, expecting a number"),
+        )
+    })?;
     let client = match compaction.physical {
         true => context.connect_for_long().await?,
         false => context.connect().await?,

@@ -61,10 +61,11 @@ async fn execute(command: &[OsString], key: &Bytes, revision: i64) -> Result<(),
         .map_err(|error| Failure::new(Status::Error, format!("cannot run {:?}: {error}", command[0])))?;
     match status.code() {
         Some(0) => Ok(()),
-        code => Err(Failure {
-            status: code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
-            ..Failure::new(Status::Error, status)
+        Some(code) => Err(Failure {
+            status: u8::try_from(code).unwrap_or(1),
+            ..Failure::new(Status::Error, format!("exit status {code}"))
         }),
+        None => Err(Failure::new(Status::Error, status)),
     }
 }
 

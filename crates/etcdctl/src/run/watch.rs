@@ -179,7 +179,7 @@ async fn interactive(context: Context, named: Vec<OsString>) -> Result<(), Failu
                         // A question that is being asked is enough.
                         let _ = ask.try_send(());
                     },
-                    Err(why) => eprintln!("Invalid command: {line} ({why})"),
+                    Err(why) => eprintln!("Invalid command {line} ({why})"),
                 },
                 Ok(None) => return Err(Failure::new(Status::Input, "error reading watch request line: EOF")),
                 Err(error) => {
@@ -202,7 +202,14 @@ enum Typed {
 }
 
 fn typed_line(line: &str, named: &[OsString]) -> Result<Typed, String> {
-    match parse::line(typed::words(line)?)? {
+    let words = typed::words(line)?;
+    if words
+        .first()
+        .is_none_or(|word| word != "watch" && word != "progress")
+    {
+        return Err("only support watch".into());
+    }
+    match parse::line(words)? {
         Line::Watch(watch) => match request(&watch, named) {
             Ok(request) => Ok(Typed::Watch(request, watch.exec.into())),
             Err(failure) => Err(failure.text),

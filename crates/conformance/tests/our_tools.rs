@@ -1,0 +1,208 @@
+//! Our `etcdctl` and `etcdutl`. The command lines of the scripts go through the real etcdctl and ours, on the real etcd and on
+//! our server: the same output and the same exit status, but for what [`conformance::transcripts`] lists. Files and
+//! folders that our `etcdutl` has worked on are good for either server.
+
+use std::process::ExitCode;
+
+use conformance::compare::compare;
+use conformance::harness::{self, Work};
+use conformance::migration::run;
+use conformance::script::{self, Script};
+use conformance::server::{Ports, Server};
+use conformance::tools::Tools;
+use conformance::{session, transcripts};
+
+fn main() -> ExitCode {
+    let scripts = script::in_folder("etcdctl").into_iter();
+    let trials = scripts.map(|script| {
+        let name = script.name.clone();
+        let work: Work = Box::new(move |tools: &Tools| Ok(check(&script, tools)?));
+        (name, work)
+    });
+    let backups: Work = Box::new(|tools| Ok(a_backup_of_either_server_is_restored_for_either(tools)?));
+    let backups = (
+        "a_backup_of_either_server_is_restored_for_either".to_owned(),
+        backups,
+    );
+    let folders: Work =
+        Box::new(|tools| Ok(a_folder_of_etcd_is_made_smaller_and_given_another_version(tools)?));
+    let folders = (
+        "a_folder_of_etcd_is_made_smaller_and_given_another_version".to_owned(),
+        folders,
+    );
+    harness::run(trials.chain([backups, folders]).collect())
+}
+
+/// Our tools save a backup of each server and make data folders of it, one of them with revisions skipped; each server
+/// starts from one, with the same keys, leases, users and hash.
+fn a_backup_of_either_server_is_restored_for_either(tools: &Tools) -> Result<(), String> {
+    let runtime = harness::runtime()?;
+    let tools = tools.with_our_etcdctl();
+    let etcdutl = tools.ours.with_file_name("etcdutl");
+    let etcdctl = |server: &Server, words: &[&str]| {
+        let endpoint = format!("--endpoints={}", server.endpoint());
+        run(&tools.etcdctl, &[&[endpoint.as_str()], words].concat())
+    };
+    for program in [&tools.reference, &tools.ours] {
+        let server = runtime.block_on(Server::start(program, &[]))?;
+        for number in 0..40 {
+            etcdctl(
+                &server,
+                &["put", &format!("k{:02}", number % 30), &format!("value {number}")],
+            )?;
+        }
+        etcdctl(&server, &["del", "k10", "k20", "--range"])?;
+        etcdctl(&server, &["compaction", "20"])?;
+        etcdctl(&server, &["lease", "grant", "5000"])?;
+        etcdctl(&server, &["user", "add", "someone:secret"])?;
+        let backup = server.folder().join("backup.db").display().to_string();
+        etcdctl(&server, &["snapshot", "save", &backup])?;
+        let hash = run(&etcdutl, &["hashkv", &backup])?;
+        let status = run(&etcdutl, &["snapshot", "status", &backup])?;
+        let expected = [
+            ("revision of the backup", status.split(", ").nth(1), Some("42")),
+            ("keys of the backup", status.split(", ").nth(2), Some("20")),
+        ];
+        for (what, found, expected) in expected {
+            equal(what, &found, &expected)?;
+        }
+        for (restored_for, bump) in [(&tools.reference, 0), (&tools.ours, 0), (&tools.ours, 1000)] {
+            let ports = Ports::free();
+            let folder = server.folder().join(format!("restored-{}-{bump}", ports.name()));
+            let mut words = vec![
+                "snapshot".to_owned(),
+                "restore".to_owned(),
+                backup.clone(),
+                format!("--data-dir={}", folder.display()),
+                format!("--name={}", ports.name()),
+                format!("--initial-advertise-peer-urls={}", ports.peer_url()),
+                format!("--initial-cluster={}", ports.initial_cluster()),
+            ];
+            if bump > 0 {
+                words.extend([format!("--bump-revision={bump}"), "--mark-compacted".to_owned()]);
+            }
+            run(&etcdutl, &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let restored = runtime.block_on(Server::start_on(restored_for, &folder, ports))?;
+            for question in [
+                &["get", "", "--prefix"][..],
+                &["lease", "list"],
+                &["user", "list"],
+            ] {
+                let [before, after] = [&server, &restored].map(|server| etcdctl(server, question));
+                equal(&question.join(" "), &before?, &after?)?;
+            }
+            let old = etcdctl(&restored, &["get", "k05", "--rev=30"]);
+            equal("an old revision is there", &old.is_ok(), &(bump == 0))?;
+            if bump == 0 {
+                let of_member = etcdctl(&restored, &["endpoint", "hashkv"])?;
+                let of_member = of_member.split(", ").nth(1).unwrap_or_default();
+                equal("hash", &hash.split(", ").next(), &Some(of_member))?;
+            }
+            let written = etcdctl(&restored, &["put", "new", "1", "--write-out=json"])?;
+            let revision = format!("\"revision\":{}", 43 + bump);
+            equal("goes on", &written.contains(&revision), &true)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the real etcd has written is rewritten without its free pages, and takes the version of another release and its
+/// own again; then the real etcd goes on with all it had. A folder in use is left alone.
+fn a_folder_of_etcd_is_made_smaller_and_given_another_version(tools: &Tools) -> Result<(), String> {
+    let runtime = harness::runtime()?;
+    let etcdutl = tools.ours.with_file_name("etcdutl");
+    let mut server = runtime.block_on(Server::start(&tools.reference, &[]))?;
+    let etcdctl = |server: &Server, words: &[&str]| {
+        let endpoint = format!("--endpoints={}", server.endpoint());
+        run(&tools.etcdctl, &[&[endpoint.as_str()], words].concat())
+    };
+    let large = "x".repeat(100_000);
+    for number in 0..10 {
+        etcdctl(&server, &["put", &format!("k{number}"), &large])?;
+    }
+    etcdctl(&server, &["del", "k1", "k9", "--range"])?;
+    etcdctl(&server, &["compaction", "12", "--physical"])?;
+    let folder = format!("--data-dir={}", server.data().display());
+    let in_use = run(&etcdutl, &["defrag", &folder, "--timeout=100ms"]);
+    equal("a folder in use is left alone", &in_use.is_err(), &true)?;
+    let hash = etcdctl(&server, &["endpoint", "hashkv"])?;
+    runtime.block_on(server.stop())?;
+
+    let db = server.data().join("member/snap/db");
+    let bytes = || {
+        std::fs::metadata(&db)
+            .map(|file| file.len())
+            .map_err(|e| e.to_string())
+    };
+    let before = bytes()?;
+    run(&etcdutl, &["defrag", &folder])?;
+    equal("it is smaller", &(bytes()? < before / 2), &true)?;
+    let version = || {
+        let status = run(&etcdutl, &["snapshot", "status", &db.display().to_string()])?;
+        Ok::<_, String>(
+            status
+                .trim_end()
+                .rsplit(", ")
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+        )
+    };
+    let own = version()?;
+    run(&etcdutl, &["migrate", &folder, "--target-version=3.6"])?;
+    equal("version", &version()?, &"3.6.0".to_owned())?;
+    run(&etcdutl, &["migrate", &folder, "--target-version=3.5"])?;
+    equal("version", &version()?, &own)?;
+    for wrong in ["3.4", "3.5.1", "x"] {
+        let flag = format!("--target-version={wrong}");
+        equal(
+            &flag,
+            &run(&etcdutl, &["migrate", &folder, &flag]).is_err(),
+            &true,
+        )?;
+    }
+    runtime.block_on(server.resume())?;
+    equal("hash", &etcdctl(&server, &["endpoint", "hashkv"])?, &hash)
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {
+    match left == right {
+        true => Ok(()),
+        false => Err(format!("{what}: {left:?} and {right:?}")),
+    }
+}
+
+fn check(script: &Script, tools: &Tools) -> Result<(), String> {
+    let with_ours = tools.with_our_etcdctl();
+    let mut report = String::new();
+    for (name, server) in [("etcd", &tools.reference), ("our server", &tools.ours)] {
+        let (real, ours) = std::thread::scope(|scope| {
+            let real = scope.spawn(|| session::run(tools, server, &script.text));
+            let ours = scope.spawn(|| session::run(&with_ours, server, &script.text));
+            (real.join(), ours.join())
+        });
+        let real = real.map_err(|_| "the real tool's session panicked")?;
+        let mut ours = ours.map_err(|_| "our tool's session panicked")?;
+        let mut expected = real.steps;
+        for (expected, ours) in expected.iter_mut().zip(&mut ours.steps) {
+            ours.answer = transcripts::in_common(&ours.call, &ours.answer);
+            expected.answer = match transcripts::is_newer(&ours.call) {
+                true => ours.answer.clone(),
+                false => transcripts::in_common(&expected.call, &expected.answer),
+            };
+        }
+        let compared = compare(&expected, &ours.steps, &[]);
+        if !compared.is_empty() {
+            report += &format!("on {name} (- the real etcdctl, + ours):\n{compared}");
+        }
+        for (tool, recording) in [("the real etcdctl", real.recording), ("ours", ours.recording)] {
+            if let Err(error) = recording {
+                report += &format!("on {name}, {tool}: {error}\n");
+            }
+        }
+    }
+    match report.is_empty() {
+        true => Ok(()),
+        false => Err(report),
+    }
+}
