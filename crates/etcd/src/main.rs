@@ -9,8 +9,11 @@
 
 mod check;
 mod config;
+mod first_user;
 mod flags;
+mod healthcheck;
 mod logging;
+mod plain_http;
 mod systemd;
 
 use std::io::{Write, stderr, stdout};
@@ -26,6 +29,7 @@ use tracing::{error, info, warn};
 
 use check::Shape;
 use config::Invalid;
+use first_user::FirstUser;
 use flags::{Invocation, Note, Refusal, Settings, USAGE};
 use logging::{Log, Plan};
 
@@ -38,6 +42,9 @@ fn main() -> ExitCode {
     let env: Vec<_> = std::env::vars_os()
         .map(|(name, value)| (lossy(name), lossy(value)))
         .collect();
+    if let Some("healthcheck") = args.get(1).map(String::as_str) {
+        return healthcheck::run(&args[2..], &env);
+    }
     match flags::parse(args.get(1..).unwrap_or_default(), &env, flags::read_file) {
         Ok(Invocation::Help) => {
             let _ = stderr().write_all(USAGE.as_bytes());
@@ -133,13 +140,17 @@ fn serve(settings: &Settings, args: &[String]) -> ExitCode {
         }
     };
     config.exchanged_logs = exchanged_logs;
+    let first_user = match FirstUser::wanted(&config) {
+        Ok(first_user) => first_user,
+        Err(problem) => return failed_to_verify(&problem.to_string()),
+    };
     config::advise(settings, &config);
     let discovery = config.discovery.clone();
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RunError::Lanes)
-        .and_then(|runtime| runtime.block_on(run(config)));
+        .and_then(|runtime| runtime.block_on(run(config, first_user)));
     match ended {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(signal)) => die_by(signal),
@@ -167,7 +178,10 @@ fn failed(error: &RunError, discovery: Option<&Discovery>) -> ExitCode {
 }
 
 /// Runs the server until it ends by itself or a signal asks it to; tells which.
-async fn run(config: server::config::Config) -> Result<Option<SignalKind>, RunError> {
+async fn run(
+    config: server::config::Config,
+    first_user: Option<FirstUser>,
+) -> Result<Option<SignalKind>, RunError> {
     let mut caught = None;
     let stop = async {
         let (kind, name) = asked_to_stop().await;
@@ -179,7 +193,13 @@ async fn run(config: server::config::Config) -> Result<Option<SignalKind>, RunEr
             die_by(kind);
         });
     };
-    server::run(config, || systemd::notify("READY=1"), stop).await?;
+    let ready = || {
+        systemd::notify("READY=1");
+        if let Some(first_user) = first_user {
+            first_user.settle();
+        }
+    };
+    server::run(config, ready, stop).await?;
     Ok(caught)
 }
 

@@ -315,3 +315,15 @@ fn check_config_finds_what_a_start_would_find() {
     assert_eq!(checked(&["--nope"], &[]).0.status.code(), Some(2));
     assert_eq!(etcd(&["check-config", "-w", "xml"], &[]).status.code(), Some(2));
 }
+
+#[test]
+fn a_health_check_without_a_server_says_so_and_fails() {
+    let output = etcd(&["healthcheck", "http://127.0.0.1:1"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = text(&output.stderr);
+    assert!(
+        text.starts_with("unhealthy: 127.0.0.1:1 does not answer: ")
+            && text.ends_with("is the server running there?\n"),
+        "{text}"
+    );
+}

@@ -20,6 +20,9 @@ Usage:
   etcd -h | --help
     Print every flag.
 
+  etcd healthcheck [http://HOST:PORT]
+    Ask the server of this environment whether it is well; exit code 0 if so.
+
   Every flag can also be set by an environment variable: ETCD_NAME for --name, and so on.
 ";
 

@@ -30,6 +30,7 @@ pub use table::{FLAGS, Flag, Flags, Support};
 pub use value::DiscoveryFallback;
 
 use crate::check::Shape;
+use crate::first_user::{PASSWORD, PASSWORD_FILE};
 use file::Setting;
 use past::Fate;
 use value::Kind;
@@ -258,7 +259,7 @@ fn undefined(name: &str) -> Refusal {
 }
 
 /// Variables of our prefix that are neither flags nor strangers.
-const OTHER_VARIABLES: [&str; 1] = ["ETCD_UNSUPPORTED_ARCH"];
+const OTHER_VARIABLES: [&str; 3] = ["ETCD_UNSUPPORTED_ARCH", PASSWORD, PASSWORD_FILE];
 
 /// What a name on the command line stands for.
 #[derive(Clone, Copy)]
