@@ -81,6 +81,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("etcdutl", &["server", "types", "env", "image"]),
     ("conformance", &["proto", "grpc", "tls"]),
     ("bench", &["proto", "grpc"]),
+    ("handbook", &["types"]),
     ("xtask", &[]),
 ];
 
