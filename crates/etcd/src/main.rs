@@ -32,6 +32,7 @@ use config::Invalid;
 use first_user::FirstUser;
 use flags::{Invocation, Note, Refusal, Settings, USAGE};
 use logging::{Log, Plan};
+use systemd::Systemd;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -182,10 +183,13 @@ async fn run(
     config: server::config::Config,
     first_user: Option<FirstUser>,
 ) -> Result<Option<SignalKind>, RunError> {
+    let systemd = Systemd::new(|name| std::env::var(name).ok(), std::process::id());
+    tokio::spawn(systemd.clone().live());
     let mut caught = None;
     let stop = async {
         let (kind, name) = asked_to_stop().await;
         info!(signal = name, "received signal; shutting down");
+        systemd.stopping();
         caught = Some(kind);
         // Who asks twice is in a hurry.
         tokio::spawn(async {
@@ -194,7 +198,7 @@ async fn run(
         });
     };
     let ready = || {
-        systemd::notify("READY=1");
+        systemd.ready();
         if let Some(first_user) = first_user {
             first_user.settle();
         }

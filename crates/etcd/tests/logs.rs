@@ -5,12 +5,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use conformance::cluster::eventually;
 use conformance::discovery::put;
 use conformance::http;
 use conformance::server::{Ports, Server};
 use serde_json::Value;
+use tokio::net::UnixDatagram;
+use tokio::process::Command;
 
 /// A server that is not started yet.
 fn server(flags: &[&str]) -> Server {
@@ -184,4 +187,43 @@ async fn the_day_of_a_member_has_the_lines_that_are_looked_for() {
         }
     }
     assert!(lines.iter().all(|line| line["level"] != "error"));
+}
+
+#[tokio::test]
+async fn systemd_hears_when_a_member_serves_lives_and_stops() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("notify");
+    let listener = UnixDatagram::bind(&path).expect("it listens");
+    let ports = Ports::free();
+    let client = ports.at(ports.client);
+    let peer = ports.at(ports.peer);
+    let mut process = Command::new(env!("CARGO_BIN_EXE_etcd"))
+        .arg(format!("--data-dir={}", dir.path().join("data").display()))
+        .arg(format!("--listen-client-urls=http://{client}"))
+        .arg(format!("--advertise-client-urls=http://{client}"))
+        .arg(format!("--listen-peer-urls=http://{peer}"))
+        .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000")
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let id = process.id().expect("it runs");
+    let heard = async |wanted: String| {
+        let mut datagram = [0; 100];
+        loop {
+            let length = listener.recv(&mut datagram).await.expect("a datagram");
+            if datagram[..length] == *wanted.as_bytes() {
+                return;
+            }
+        }
+    };
+    heard("WATCHDOG=1".into()).await;
+    heard(format!("READY=1\nMAINPID={id}")).await;
+    heard("WATCHDOG=1".into()).await;
+    let told = Command::new("kill").arg(id.to_string()).status().await;
+    assert!(told.expect("there is kill").success());
+    heard("STOPPING=1".into()).await;
+    process.wait().await.expect("it ends");
 }
