@@ -139,7 +139,7 @@ impl Client {
         let may_repeat = |may| if may { Next::Again } else { Next::GiveUp };
         match failure {
             Failure::Lost(Lost { is_untouched, .. }) => may_repeat(*is_untouched || repeat == Repeat::Freely),
-            Failure::Status(status) if self.core.identity.may_renew(status.message()) => Next::RenewToken,
+            Failure::Status(status) if self.may_renew(status.message()) => Next::RenewToken,
             Failure::Status(status) if status.message() == LEARNER => may_repeat(self.core.channel.len() > 1),
             Failure::Status(status) => {
                 let passes = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
@@ -154,6 +154,11 @@ impl Client {
         if attempt.is_multiple_of(majority) {
             sleep(jittered(self.core.config.retry_wait)).await;
         }
+    }
+
+    /// Whether a call that was refused like this may be made again with another token. Those of others are theirs.
+    pub(crate) fn may_renew(&self, message: &str) -> bool {
+        self.token.is_none() && self.core.identity.may_renew(message)
     }
 
     /// Which token calls are made with.
@@ -188,7 +193,7 @@ impl Client {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         metadata.insert("client-api-version", MetadataValue::from_static(API_VERSION));
-        if let Some(token) = self.core.identity.token() {
+        if let Some(token) = self.token.clone().or_else(|| self.core.identity.token()) {
             metadata.insert("token", token);
         }
         if self.requires_leader {

@@ -97,17 +97,10 @@ impl Client {
     }
 
     fn keeper(&self) -> mpsc::Sender<Wish> {
-        let mut keeper = self.core.keeper.lock();
-        match &*keeper {
-            Some(keeper) if !keeper.is_closed() => keeper.clone(),
-            _ => {
-                let (wishes, receiver) = mpsc::channel(WISHES_MAX);
-                // A member that is cut off from the others can renew nothing.
-                tokio::spawn(Keeper::new(self.requiring_leader(), receiver).run());
-                *keeper = Some(wishes.clone());
-                wishes
-            }
-        }
+        // A member that is cut off from the others can renew nothing.
+        let client = self.requiring_leader();
+        let start = |wishes| drop(tokio::spawn(Keeper::new(client.clone(), wishes).run()));
+        self.core.keepers.of(&client, WISHES_MAX, start)
     }
 }
 
@@ -322,7 +315,7 @@ impl Keeper {
         info!(%error, leases = self.leases.len(), "keep-alive stream lost");
         self.again.pause = PAUSE;
         let message = error.server_message().unwrap_or_default();
-        if self.client.core.identity.may_renew(message) {
+        if self.client.may_renew(message) {
             self.again.renew = true;
             return;
         }

@@ -48,6 +48,7 @@ mod stm;
 mod sync;
 mod watch;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,6 +56,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::metadata::{Ascii, MetadataValue};
+use tower_service::Service;
 
 pub use answers::{Answers, RangeStream};
 pub use config::{Config, User};
@@ -79,6 +83,8 @@ pub struct Client {
     core: Arc<Core>,
     timeout: Option<Duration>,
     requires_leader: bool,
+    /// On whose behalf calls are made, if not the client's own user's.
+    token: Option<MetadataValue<Ascii>>,
 }
 
 struct Core {
@@ -86,9 +92,8 @@ struct Core {
     identity: Arc<Identity>,
     channel: Channel,
     namespace: Option<Namespace>,
-    /// The hubs of watchers that do not care for a leader, and of those that do.
-    hubs: [Mutex<Option<mpsc::Sender<watch::Wish>>>; 2],
-    keeper: Mutex<Option<mpsc::Sender<lease::Wish>>>,
+    hubs: Workers<watch::Wish>,
+    keepers: Workers<lease::Wish>,
     watchers: AtomicU64,
 }
 
@@ -101,13 +106,14 @@ impl Client {
         let client = Client {
             timeout: config.call_timeout,
             requires_leader: false,
+            token: None,
             core: Arc::new(Core {
                 identity: Arc::new(identity),
                 channel: Channel::new(endpoints, Arc::new(dialer)),
                 namespace: (!config.namespace.is_empty()).then(|| Namespace(config.namespace.clone())),
                 config: Arc::new(config),
-                hubs: Default::default(),
-                keeper: Mutex::default(),
+                hubs: Workers::default(),
+                keepers: Workers::default(),
                 watchers: AtomicU64::new(0),
             }),
         };
@@ -134,8 +140,8 @@ impl Client {
             identity: self.core.identity.clone(),
             channel: self.core.channel.only(endpoints),
             namespace: self.core.namespace.clone(),
-            hubs: Default::default(),
-            keeper: Mutex::default(),
+            hubs: Workers::default(),
+            keepers: Workers::default(),
             watchers: AtomicU64::new(0),
         };
         Ok(Client {
@@ -166,6 +172,26 @@ impl Client {
         self.core.channel.reached().await
     }
 
+    /// The same client, calling on behalf of somebody who has this token; of nobody without.
+    pub fn on_behalf_of(&self, token: Option<MetadataValue<Ascii>>) -> Self {
+        Client {
+            token,
+            ..self.clone()
+        }
+    }
+
+    /// On whose behalf it calls, if it is not its own user.
+    pub fn token(&self) -> Option<&MetadataValue<Ascii>> {
+        self.token.as_ref()
+    }
+
+    /// Passes a gRPC call on as it is, to the member whose turn it is, once one is connected.
+    pub async fn forward(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+        let answer = self.core.channel.clone().call(request).await;
+        let lost = |lost| Error::from(error::Failure::Lost(lost));
+        Ok(answer.map_err(lost)?.map(Body::new))
+    }
+
     /// The members it talks to, as they were written.
     pub fn endpoints(&self) -> Vec<String> {
         self.core.channel.endpoints()
@@ -182,6 +208,39 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Client({})", self.endpoints().join(","))
+    }
+}
+
+/// Tasks that serve clients with the same badge: who requires a leader, and on whose behalf.
+struct Workers<Wish>(Mutex<HashMap<Badge, mpsc::Sender<Wish>>>);
+
+type Badge = (bool, Option<Vec<u8>>);
+
+impl<Wish> Default for Workers<Wish> {
+    fn default() -> Self {
+        Workers(Mutex::default())
+    }
+}
+
+impl<Wish> Workers<Wish> {
+    /// The one for a client; a new one, which `start` starts, if there is none. Those that have ended are forgotten.
+    fn of(
+        &self,
+        client: &Client,
+        max: usize,
+        start: impl FnOnce(mpsc::Receiver<Wish>),
+    ) -> mpsc::Sender<Wish> {
+        let token = client.token.as_ref().map(|token| token.as_bytes().to_vec());
+        let badge = (client.requires_leader, token);
+        let mut workers = self.0.lock();
+        if let Some(worker) = workers.get(&badge).filter(|worker| !worker.is_closed()) {
+            return worker.clone();
+        }
+        workers.retain(|_, worker| !worker.is_closed());
+        let (wishes, receiver) = mpsc::channel(max);
+        start(receiver);
+        workers.insert(badge, wishes.clone());
+        wishes
     }
 }
 

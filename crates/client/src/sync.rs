@@ -43,6 +43,7 @@ async fn keep(core: Weak<Core>, interval: Duration) {
             core,
             timeout: None,
             requires_leader: false,
+            token: None,
         };
         match timeout(PATIENCE, client.sync()).await {
             Ok(Ok(())) => {}

@@ -115,16 +115,8 @@ impl Client {
     }
 
     fn hub(&self) -> mpsc::Sender<Wish> {
-        let mut hub = self.core.hubs[usize::from(self.requires_leader)].lock();
-        match &*hub {
-            Some(hub) if !hub.is_closed() => hub.clone(),
-            _ => {
-                let (wishes, receiver) = mpsc::channel(WISHES_MAX);
-                tokio::spawn(Hub::new(self.clone(), receiver).run());
-                *hub = Some(wishes.clone());
-                wishes
-            }
-        }
+        let start = |wishes| drop(tokio::spawn(Hub::new(self.clone(), wishes).run()));
+        self.core.hubs.of(self, WISHES_MAX, start)
     }
 }
 
@@ -394,7 +386,7 @@ impl Hub {
 
     fn may_renew(&self, error: &Error) -> bool {
         let message = error.server_message().unwrap_or_default();
-        self.failures < RENEWALS_MAX && self.client.core.identity.may_renew(message)
+        self.failures < RENEWALS_MAX && self.client.may_renew(message)
     }
 
     fn canceled(&mut self, id: u64, number: i64, answer: WatchResponse) {
