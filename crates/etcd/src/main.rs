@@ -14,6 +14,7 @@ mod flags;
 mod healthcheck;
 mod logging;
 mod plain_http;
+mod proxies;
 mod systemd;
 
 use std::io::{Write, stderr, stdout};
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
         .collect();
     if let Some("healthcheck") = args.get(1).map(String::as_str) {
         return healthcheck::run(&args[2..], &env);
+    }
+    if proxies::are_meant(&args) {
+        return proxies::run(&args);
     }
     match flags::parse(args.get(1..).unwrap_or_default(), &env, flags::read_file) {
         Ok(Invocation::Help) => {

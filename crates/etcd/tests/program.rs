@@ -327,3 +327,16 @@ fn a_health_check_without_a_server_says_so_and_fails() {
         "{text}"
     );
 }
+
+#[test]
+fn a_proxy_that_would_talk_to_itself_does_not_start() {
+    let own = [
+        "--listen-addr",
+        "127.0.0.1:23001",
+        "--endpoints=http://127.0.0.1:23001",
+    ];
+    let output = etcd(&[&["gateway", "start"][..], &own].concat(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = "should not resolve to the gateway listen addr (127.0.0.1:23001)\n";
+    assert!(text(&output.stderr).ends_with(said));
+}

@@ -224,12 +224,7 @@ fn parse_server(
         return Ok(Invocation::Help);
     };
     if let Some(extra) = rest.first() {
-        return Err(parser.invalid(match extra.as_str() {
-            mode @ ("gateway" | "grpc-proxy") => format!(
-                "'etcd {mode}' is not supported yet; clients take several --endpoints and need no proxy"
-            ),
-            _ => format!("{extra:?} is not a valid flag"),
-        }));
+        return Err(parser.invalid(format!("{extra:?} is not a valid flag")));
     }
     if parser.settings.flags.version {
         return Ok(Invocation::Version);

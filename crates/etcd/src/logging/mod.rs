@@ -169,11 +169,16 @@ impl Plan {
 impl Log {
     /// The log for when there is no other: everything from `info` on, to stderr.
     pub fn fallback() -> Self {
-        Log::to(
-            Severity::Info,
-            Format::Json,
-            vec![Output::Stream(Box::new(io::stderr()))],
-        )
+        Log::to_stderr(Severity::Info)
+    }
+
+    /// Everything, to stderr.
+    pub fn in_detail() -> Self {
+        Log::to_stderr(Severity::Debug)
+    }
+
+    fn to_stderr(least: Severity) -> Self {
+        Log::to(least, Format::Json, vec![Output::Stream(Box::new(io::stderr()))])
     }
 
     fn to(least: Severity, format: Format, outputs: Vec<Output>) -> Self {

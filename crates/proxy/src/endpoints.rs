@@ -1,0 +1,226 @@
+//! Where the cluster is: as the flags say, or the SRV records of a domain.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::rr::RData;
+use tls::{Settings, Trust};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::ProxyError;
+
+/// How long a found server has to show its certificate.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which records to look up.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    /// The domain that has them.
+    pub domain: String,
+    /// What comes after the services' names, if anything.
+    pub service_name: String,
+    /// Whether what is found is believed without a certificate.
+    pub is_insecure: bool,
+    /// Who has to have signed the certificates of what is found; nothing is whom this machine trusts.
+    pub authorities: Option<PathBuf>,
+}
+
+/// A server, and when its turn is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub host: String,
+    pub port: u16,
+    /// Those of the lowest number come first; others only if all of these are away.
+    pub priority: u16,
+    /// How often it is its turn, among those of its priority.
+    pub weight: u16,
+    /// Whether it speaks TLS, as its records say.
+    pub is_secure: bool,
+}
+
+impl Target {
+    /// The target of `host:port`, or of a URL with that.
+    pub fn parse(endpoint: &str) -> Option<Self> {
+        let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+        let (host, port) = split(rest.split('/').next()?)?;
+        Some(Target {
+            host,
+            port,
+            priority: 0,
+            weight: 0,
+            is_secure: scheme == "https",
+        })
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    /// A URL.
+    pub fn url(&self) -> String {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
+    }
+}
+
+/// `host:port` in its two parts, an address without brackets.
+pub fn split(address: &str) -> Option<(String, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match bare {
+        Some(bare) => Some((bare.to_owned(), port.parse().ok()?)),
+        None if host.contains(':') => None,
+        None => Some((host.to_owned(), port.parse().ok()?)),
+    }
+}
+
+/// Looks the records up.
+pub async fn discover(discovery: &Discovery) -> Result<Vec<Target>, ProxyError> {
+    let Discovery {
+        domain, service_name, ..
+    } = discovery;
+    let failed = |error: String| ProxyError::Discovery(domain.clone(), error);
+    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+    let resolver = resolver.map_err(|error| failed(error.to_string()))?;
+    let (mut found, mut last) = (vec![], String::new());
+    for (is_secure, service) in [(true, "etcd-client-ssl"), (false, "etcd-client")] {
+        let name = match &**service_name {
+            "" => format!("_{service}._tcp.{domain}."),
+            suffix => format!("_{service}-{suffix}._tcp.{domain}."),
+        };
+        match resolver.srv_lookup(name).await {
+            Err(error) => last = error.to_string(),
+            Ok(lookup) => found.extend(lookup.answers().iter().filter_map(|record| match &record.data {
+                RData::SRV(srv) => Some(Target {
+                    host: srv.target.to_utf8().trim_end_matches('.').to_owned(),
+                    port: srv.port,
+                    priority: srv.priority,
+                    weight: srv.weight,
+                    is_secure,
+                }),
+                _ => None,
+            })),
+        }
+    }
+    if found.is_empty() {
+        return Err(failed(last));
+    }
+    info!(
+        "srv-server" = domain,
+        endpoints = urls(&found),
+        "discovered cluster from SRV"
+    );
+    match discovery.is_insecure {
+        true => Ok(found),
+        false => validated(discovery, found).await,
+    }
+}
+
+/// Those that show a certificate which is good for the domain that named them.
+async fn validated(discovery: &Discovery, found: Vec<Target>) -> Result<Vec<Target>, ProxyError> {
+    let settings = Settings {
+        trust: match &discovery.authorities {
+            Some(file) => Trust::Authorities(file.clone()),
+            None => Trust::System,
+        },
+        ..Settings::default()
+    };
+    let client =
+        tls::Client::new(&settings, tls::HTTP).map_err(|error| ProxyError::Tls(error.to_string()))?;
+    let mut good = vec![];
+    for target in found {
+        let shake = async {
+            let socket = TcpStream::connect(target.address()).await?;
+            client.connect(&discovery.domain, socket).await.map(drop)
+        };
+        match (target.is_secure, timeout(PATIENCE, shake).await) {
+            (true, Ok(Ok(()))) => good.push(target),
+            (_, outcome) => {
+                let reason = match outcome {
+                    Ok(Err(error)) => tls::describe(&error),
+                    Ok(Ok(())) => "its records say that it speaks no TLS".to_owned(),
+                    Err(_) => "it does not answer in time".to_owned(),
+                };
+                warn!(
+                    endpoint = target.url(),
+                    reason, "failed to validate discovered endpoint"
+                );
+            }
+        }
+    }
+    info!(
+        endpoints = urls(&good),
+        "using validated discovered SRV endpoints"
+    );
+    Ok(good)
+}
+
+fn urls(targets: &[Target]) -> String {
+    targets.iter().map(Target::url).collect::<Vec<_>>().join(",")
+}
+
+/// Refuses targets that are the listener itself: what is sent there would come back for ever.
+pub async fn refuse_loops(listen: &str, targets: &[Target]) -> Result<(), ProxyError> {
+    let resolve = async |address: String| {
+        let found = lookup_host(address.clone()).await;
+        let unknown = |error: std::io::Error| ProxyError::Unresolved(address, error.to_string());
+        found.map(Iterator::collect::<Vec<SocketAddr>>).map_err(unknown)
+    };
+    let own = resolve(listen.to_owned()).await?;
+    let is_own = |address: &SocketAddr| {
+        own.iter().any(|own| {
+            let is_everywhere = own.ip().is_unspecified() && address.ip().is_loopback();
+            own.port() == address.port() && (is_everywhere || own.ip() == address.ip())
+        })
+    };
+    for target in targets {
+        if let Some(address) = resolve(target.address()).await?.into_iter().find(is_own) {
+            return Err(ProxyError::Loop {
+                target: target.address(),
+                address,
+                listen: listen.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_host_and_a_port_with_or_without_a_scheme() {
+        for (endpoint, url) in [
+            ("a:1", "http://a:1"),
+            ("https://a:1/", "https://a:1"),
+            ("http://[::1]:1", "http://[::1]:1"),
+        ] {
+            assert_eq!(Target::parse(endpoint).unwrap().url(), url);
+        }
+        for endpoint in ["a", "::1", "a:", "a:65536", ""] {
+            assert_eq!(Target::parse(endpoint), None, "{endpoint}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_the_listener_is_refused() {
+        let targets = [Target::parse("127.0.0.1:1").unwrap()];
+        for (listen, is_loop) in [
+            ("127.0.0.1:1", true),
+            ("0.0.0.0:1", true),
+            ("127.0.0.1:2", false),
+            ("127.0.0.2:1", false),
+        ] {
+            assert_eq!(refuse_loops(listen, &targets).await.is_err(), is_loop, "{listen}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! `etcd grpc-proxy`: a server of etcd's calls in front of a cluster.
+//!
+//! Reads, writes, leases, watches and the list of members are answered here (`kv`, `lease`, `watch`, `members`); all other calls
+//! go on as they are, byte for byte. Everybody's token goes along with what is done on their behalf.
+
+mod cache;
+mod calls;
+mod kv;
+mod lease;
+mod members;
+mod pages;
+mod watch;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::Client;
+use grpc::etcdserverpb::cluster_server::ClusterServer;
+use grpc::etcdserverpb::kv_server::KvServer;
+use grpc::etcdserverpb::lease_server::LeaseServer;
+use grpc::etcdserverpb::watch_server::WatchServer;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tonic::body::Body;
+use tower_service::Service;
+use tracing::{info, warn};
+
+use crate::endpoints::{Discovery, Target, discover, refuse_loops};
+use crate::{ACCEPT_PAUSE, CONNECTIONS_MAX, ProxyError};
+use cache::Cache;
+use kv::Keys;
+use lease::Leases;
+use members::Members;
+use pages::Pages;
+use watch::{Sources, Watches};
+
+pub use members::Register;
+
+/// How long a connection may take to say its first word, or to shake hands.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// What a proxy is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it listens: `host:port`.
+    pub listen: String,
+    /// Where it listens for metrics and health alone.
+    pub listen_metrics: Option<String>,
+    /// How it talks to the cluster; the namespace is in there too.
+    pub cluster: client::Config,
+    /// Where else to look for members, which are then used instead.
+    pub discovery: Option<Discovery>,
+    /// What it shows to clients, and asks of them; nothing is no TLS.
+    pub tls: Option<tls::Settings>,
+    /// Where clients find it.
+    pub advertised: Option<String>,
+    /// Where it is written down, for clients and other proxies.
+    pub register: Option<Register>,
+    /// Calls of one connection at a time.
+    pub streams_max: Option<u32>,
+    /// Silence on a connection after which a client is asked for a sign of life.
+    pub keep_alive_interval: Option<Duration>,
+    /// How long that may take.
+    pub keep_alive_timeout: Duration,
+    /// Whether each call is logged.
+    pub logs_calls: bool,
+}
+
+/// Serves until the process ends. `ready` is told once it listens.
+pub async fn run(mut config: Config, ready: impl FnOnce()) -> Result<(), ProxyError> {
+    if let Some(discovery) = &config.discovery {
+        let found = discover(discovery).await?;
+        if !found.is_empty() {
+            config.cluster.endpoints = found.iter().map(Target::url).collect();
+        }
+    }
+    // Those that are no host and port are sockets, on which no proxy listens.
+    let endpoints = &config.cluster.endpoints;
+    let targets: Vec<_> = endpoints
+        .iter()
+        .filter_map(|endpoint| Target::parse(endpoint))
+        .collect();
+    refuse_loops(&config.listen, &targets).await?;
+    let listener = listen(&config.listen).await?;
+    info!(
+        address = config.listen,
+        "listening for gRPC proxy client requests"
+    );
+    let metrics = match &config.listen_metrics {
+        Some(address) => Some(listen(address.split_once("://").map_or(&**address, |(_, rest)| rest)).await?),
+        None => None,
+    };
+    let proxy = Arc::new(Proxy::new(&config).await?);
+    if let Some(listener) = metrics {
+        info!("gRPC proxy server metrics URL serving");
+        tokio::spawn(proxy.clone().accept(listener, Offer::Pages));
+    }
+    if let (Some(register), Some(address)) = (config.register, config.advertised) {
+        tokio::spawn(members::stay_registered(
+            proxy.pages.client.clone(),
+            register,
+            address,
+        ));
+    }
+    info!(address = config.listen, "started gRPC proxy");
+    ready();
+    proxy.accept(listener, Offer::Everything).await;
+    Ok(())
+}
+
+async fn listen(address: &str) -> Result<TcpListener, ProxyError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| ProxyError::Listen(address.to_owned(), error.to_string()))
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    Everything,
+    Pages,
+}
+
+struct Proxy {
+    tls: Option<tls::Server>,
+    builder: Builder<TokioExecutor>,
+    logs_calls: bool,
+    pages: Pages,
+    kv: KvServer<Keys>,
+    watch: WatchServer<Watches>,
+    lease: LeaseServer<Leases>,
+    cluster: ClusterServer<Members>,
+}
+
+impl Proxy {
+    async fn new(config: &Config) -> Result<Self, ProxyError> {
+        let no_client = |error: client::Error| ProxyError::Client(error.to_string());
+        refuse_named(config.cluster.tls.as_ref())?;
+        let no_tls = |error: tls::TlsError| ProxyError::Tls(error.to_string());
+        let client = Client::connect(config.cluster.clone()).await.map_err(no_client)?;
+        let own = match &config.advertised {
+            Some(address) => {
+                let own = client::Config {
+                    tls: config.tls.clone(),
+                    ..client::Config::new([address.clone()])
+                };
+                Some(Client::connect(own).await.map_err(no_client)?)
+            }
+            None => None,
+        };
+        let server = |settings: &tls::Settings| {
+            let identity = settings.identity.clone().unwrap_or_default();
+            tls::Server::new(settings, &identity, tls::HTTP).map_err(no_tls)
+        };
+        let (cache, sources) = (Arc::new(Cache::default()), Arc::new(Sources::default()));
+        let upstream = config.cluster.tls.as_ref();
+        Ok(Proxy {
+            tls: config.tls.as_ref().map(server).transpose()?,
+            builder: builder(config),
+            logs_calls: config.logs_calls,
+            kv: KvServer::new(Keys {
+                client: client.clone(),
+                cache: cache.clone(),
+            }),
+            watch: WatchServer::new(Watches {
+                client: client.clone(),
+                sources: sources.clone(),
+            }),
+            lease: LeaseServer::new(Leases(client.clone())),
+            cluster: ClusterServer::new(Members {
+                client: client.clone(),
+                advertised: config.advertised.clone(),
+                register: config.register.clone(),
+            }),
+            pages: Pages {
+                tls: upstream
+                    .map(|settings| tls::Client::new(settings, pages::HTTP1).map_err(no_tls))
+                    .transpose()?,
+                client,
+                own,
+                cache,
+                sources,
+            },
+        })
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, offer: Offer) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        // It is never closed.
+        while let Ok(place) = places.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((socket, _)) => {
+                    let proxy = self.clone();
+                    tokio::spawn(async move {
+                        proxy.secure(socket, offer).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn secure(self: Arc<Self>, socket: TcpStream, offer: Offer) {
+        // Fails only for a connection that is broken, which shows by itself.
+        let _ = socket.set_nodelay(true);
+        match &self.tls {
+            None => match timeout(FIRST_WORD, socket.peek(&mut [0])).await {
+                Ok(Ok(_)) => self.serve(socket, offer).await,
+                _ => drop(socket),
+            },
+            Some(tls) => match timeout(FIRST_WORD, tls.clone().accept(socket)).await {
+                Ok(Ok((socket, _))) => self.serve(socket, offer).await,
+                Ok(Err(error)) => warn!(error = tls::describe(&error), "rejected connection"),
+                Err(_) => {}
+            },
+        }
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        offer: Offer,
+    ) {
+        let proxy = self.clone();
+        let service = service_fn(move |request| {
+            let proxy = proxy.clone();
+            async move { Ok::<_, Infallible>(proxy.answer(request, offer).await) }
+        });
+        // How a connection ends is the client's affair.
+        let _ = self.builder.serve_connection(TokioIo::new(socket), service).await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, offer: Offer) -> Response<Body> {
+        let content = request.headers().get(http::header::CONTENT_TYPE);
+        let is_call = content.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let path = request.uri().path().to_owned();
+        if !is_call || offer == Offer::Pages {
+            return self.pages.answer(&path).await;
+        }
+        let begin = Instant::now();
+        let answer = self.call(&path, request.map(Body::new)).await;
+        if self.logs_calls {
+            let status = answer
+                .headers()
+                .get("grpc-status")
+                .and_then(|status| status.to_str().ok());
+            info!(method = path, status, took = ?begin.elapsed(), "call");
+        }
+        answer
+    }
+
+    async fn call(&self, path: &str, request: Request<Body>) -> Response<Body> {
+        let service = path.split('/').nth(1).unwrap_or_default();
+        let answered = match service {
+            "etcdserverpb.KV" => self.kv.clone().call(request).await,
+            "etcdserverpb.Watch" => self.watch.clone().call(request).await,
+            "etcdserverpb.Lease" => self.lease.clone().call(request).await,
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
+            _ => Ok(self.forward(request).await),
+        };
+        answered.unwrap_or_else(|never| match never {})
+    }
+
+    async fn forward(&self, request: Request<Body>) -> Response<Body> {
+        let answer = self.pages.client.forward(request).await;
+        answer.unwrap_or_else(|error| calls::status(error).into_http())
+    }
+}
+
+/// Refuses a certificate with a name: where certificates say who calls, all callers without a token would be that one.
+fn refuse_named(tls: Option<&tls::Settings>) -> Result<(), ProxyError> {
+    let Some(identity) = tls.and_then(|tls| tls.client_identity.as_ref()) else {
+        return Ok(());
+    };
+    let certificate = CertificateDer::from_pem_file(&identity.cert);
+    let certificate =
+        certificate.map_err(|error| ProxyError::Tls(format!("{}: {error}", identity.cert.display())))?;
+    let shown = tls::Shown {
+        certificate: Some(certificate),
+    };
+    match shown.common_name() {
+        Some(name) => Err(ProxyError::NamedCertificate(name)),
+        None => Ok(()),
+    }
+}
+
+fn builder(config: &Config) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(FIRST_WORD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.streams_max)
+        .keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout);
+    builder
+}
