@@ -147,7 +147,7 @@ fn as_recorded(script: &Script, tools: &Tools) -> Result<Vec<Step>, String> {
 }
 
 /// The first line in which a recording is not what it was.
-fn first_change(recorded: &str, now: &str) -> Option<String> {
+pub fn first_change(recorded: &str, now: &str) -> Option<String> {
     let (mut old, mut new) = (recorded.lines(), now.lines());
     for number in 1.. {
         match (old.next(), new.next()) {

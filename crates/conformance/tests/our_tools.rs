@@ -2,7 +2,8 @@
 //! our server: the same output and the same exit status, but for what [`conformance::transcripts`] lists. Files and
 //! folders that our `etcdutl` has worked on are good for either server.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use conformance::compare::compare;
 use conformance::harness::{self, Work};
@@ -11,6 +12,9 @@ use conformance::script::{self, Script};
 use conformance::server::{Ports, Server};
 use conformance::tools::Tools;
 use conformance::{session, transcripts};
+
+/// How long a change may be under way.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let scripts = script::in_folder("etcdctl").into_iter();
@@ -30,7 +34,90 @@ fn main() -> ExitCode {
         "a_folder_of_etcd_is_made_smaller_and_given_another_version".to_owned(),
         folders,
     );
-    harness::run(trials.chain([backups, folders]).collect())
+    let mirror: Work = Box::new(|tools| Ok(a_mirror_has_what_is_there_and_what_comes(tools)?));
+    let mirror = ("a_mirror_has_what_is_there_and_what_comes".to_owned(), mirror);
+    let new = script::in_folder("our_tools").into_iter().map(|script| {
+        let name = script.name.clone();
+        let work: Work = Box::new(move |tools: &Tools| Ok(as_recorded(&script, tools)?));
+        (name, work)
+    });
+    harness::run(trials.chain(new).chain([backups, folders, mirror]).collect())
+}
+
+/// What only our tool has looks as it is recorded, on either server.
+fn as_recorded(script: &Script, tools: &Tools) -> Result<(), String> {
+    let with_ours = tools.with_our_etcdctl();
+    for server in [&tools.reference, &tools.ours] {
+        let recording = session::run(&with_ours, server, &script.text).recording?;
+        if std::env::var("UPDATE").is_ok_and(|update| update == "1") {
+            script.record(&recording)?;
+        } else if let Some(change) = harness::first_change(&script.text, &recording) {
+            return Err(format!("{} (UPDATE=1 records it): {change}", server.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Our `make-mirror` between the two servers: keys of before under another prefix, then changes as they happen.
+fn a_mirror_has_what_is_there_and_what_comes(tools: &Tools) -> Result<(), String> {
+    let runtime = harness::runtime()?;
+    let tools = tools.with_our_etcdctl();
+    let [from, to] =
+        [&tools.reference, &tools.ours].map(|program| runtime.block_on(Server::start(program, &[])));
+    let (from, to) = (from?, to?);
+    let etcdctl = |server: &Server, words: &[&str]| {
+        let endpoint = format!("--endpoints={}", server.endpoint());
+        run(&tools.etcdctl, &[&[endpoint.as_str()], words].concat())
+    };
+    for number in 0..300 {
+        etcdctl(
+            &from,
+            &[
+                "put",
+                &format!("a/{:03}", number % 150),
+                &format!("value {number}"),
+            ],
+        )?;
+    }
+    etcdctl(&from, &["put", "b", "not this one"])?;
+    let endpoint = format!("--endpoints={}", from.endpoint());
+    let mirror = Command::new(&tools.etcdctl)
+        .args([
+            &endpoint,
+            "make-mirror",
+            "--prefix=a/",
+            "--dest-prefix=copy/",
+            to.endpoint().as_str(),
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut mirror = mirror.map_err(|e| e.to_string())?;
+    let all = |server: &Server, prefix: &str| {
+        let text = etcdctl(server, &["get", prefix, "--prefix"])?;
+        Ok::<_, String>(text.replace("copy/", "a/"))
+    };
+    let arrived = || {
+        let expected = all(&from, "a/")?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if all(&to, "copy/")? == expected {
+                return Ok(());
+            }
+        }
+        Err("the mirror has not got it".to_owned())
+    };
+    let works = || {
+        arrived()?;
+        etcdctl(&from, &["put", "a/new", "1"])?;
+        etcdctl(&from, &["del", "a/000", "a/100", "--range"])?;
+        arrived()?;
+        equal("nothing else is copied", &all(&to, "b")?, &String::new())
+    };
+    let done = works();
+    let _ = mirror.kill();
+    let _ = mirror.wait();
+    done
 }
 
 /// Our tools save a backup of each server and make data folders of it, one of them with revisions skipped; each server

@@ -9,6 +9,7 @@
 
 mod advice;
 mod arguments;
+mod debug;
 mod failure;
 mod output;
 mod parse;
@@ -36,6 +37,9 @@ fn work() -> Result<(), Failure> {
         Parsed::Print(text) => return run::context::print(text.as_bytes()),
         Parsed::Run(line, given) => (*line, given),
     };
+    if line.global.debug {
+        debug::begin(&line.global);
+    }
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in parse::unknown_variables(names) {
         eprintln!("etcdctl: there is no flag for {name}");
