@@ -685,7 +685,7 @@ pub enum Line {
     Progress,
 }
 
-/// What every command takes, alone.
+/// Options that every command takes.
 #[derive(Debug, Parser)]
 #[command(name = "etcdctl options", override_usage = "etcdctl <command> [options]")]
 pub struct OnlyGlobal {

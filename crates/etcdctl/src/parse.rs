@@ -110,9 +110,15 @@ fn as_in_go(command: Command) -> Command {
     command
         .args_override_self(true)
         .infer_subcommands(true)
-        .mut_args(|arg| match arg.get_action() {
-            ArgAction::SetTrue => switch(arg),
-            _ => arg,
+        .mut_args(|arg| {
+            let has_none = arg.get_default_values() == [""];
+            // `-h` is about the command itself, `--help` about all.
+            let (is_global, arg) = (arg.is_global_set(), arg.hide_default_value(has_none));
+            let arg = arg.hide_short_help(is_global);
+            match arg.get_action() {
+                ArgAction::SetTrue => switch(arg),
+                _ => arg,
+            }
         })
         .mut_subcommands(as_in_go)
 }
@@ -333,6 +339,18 @@ mod tests {
         assert!(
             matches!(parsed("etcdctl lease", &[]), Ok(Parsed::Print(text)) if text.contains("keep-alive"))
         );
+    }
+
+    #[test]
+    fn a_short_help_is_about_the_command_and_a_long_one_about_all_options() {
+        let help = |words| match parsed(words, &[]) {
+            Ok(Parsed::Print(text)) => text,
+            other => panic!("{words}: {other:?}"),
+        };
+        let (short, long) = (help("etcdctl get -h"), help("etcdctl get --help"));
+        assert!(short.contains("--prefix") && !short.contains("--endpoints"));
+        assert!(long.contains("--prefix") && long.contains("--endpoints"));
+        assert!(!long.contains("[default: \"\"]"));
     }
 
     #[test]
