@@ -9,6 +9,7 @@
 
 mod check;
 mod config;
+mod demo;
 mod first_user;
 mod flags;
 mod healthcheck;
@@ -21,6 +22,7 @@ use std::io::{Write, stderr, stdout};
 use std::net::{IpAddr, UdpSocket};
 use std::process::ExitCode;
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use server::RunError;
 use server::config::{BootstrapError, Discovery, GIT_SHA, JoinError, RUNTIME, VERSION, go_arch};
 use server::fields::json;
@@ -38,14 +40,24 @@ use systemd::Systemd;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The word in front of a member's flags in a demonstration, whose members end with it.
+const MEMBER_COMMAND: &str = "demo-member";
+
 fn main() -> ExitCode {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     let args: Vec<_> = std::env::args_os().map(lossy).collect();
     let env: Vec<_> = std::env::vars_os()
         .map(|(name, value)| (lossy(name), lossy(value)))
         .collect();
-    if let Some("healthcheck") = args.get(1).map(String::as_str) {
-        return healthcheck::run(&args[2..], &env);
+    let mut args = args;
+    match args.get(1).map(String::as_str) {
+        Some("healthcheck") => return healthcheck::run(&args[2..], &env),
+        Some("demo") => return demo::run(&args[2..]),
+        Some(MEMBER_COMMAND) => {
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            args.remove(1);
+        }
+        _ => {}
     }
     if proxies::are_meant(&args) {
         return proxies::run(&args);

@@ -7,8 +7,8 @@ use std::time::Duration;
 /// How long one step of the exchange may take. Docker and Kubernetes give a probe a few seconds in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The longest answer that is read: those that are asked for are a line.
-const ANSWER_MAX: u64 = 64 << 10;
+/// The longest answer that is read: metrics are a hundred times shorter.
+const ANSWER_MAX: u64 = 16 << 20;
 
 /// What came back.
 #[derive(Debug)]

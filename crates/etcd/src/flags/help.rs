@@ -23,6 +23,9 @@ Usage:
   etcd healthcheck [http://HOST:PORT]
     Ask the server of this environment whether it is well; exit code 0 if so.
 
+  etcd demo [--members N] [--tls]
+    Start a cluster in this terminal, to see what happens when members fail.
+
   Every flag can also be set by an environment variable: ETCD_NAME for --name, and so on.
 ";
 
