@@ -40,11 +40,13 @@ pub fn take_over(
     let index = found.index.unwrap_or_default();
     let upto = entries.partition_point(|entry| entry.index <= index);
     let term = entries[..upto].last().map_or(started.term, |entry| entry.term);
-    let group = group(started.conf_state.unwrap_or_default(), &entries[..upto]);
+    let began = started.conf_state.unwrap_or_default();
+    let group = group(began.clone(), &entries[..upto]);
+    let is_of_this_cluster = |named: &ConfState| is_known(named, &[Some(&began), group.as_ref()]);
     let place = Place {
         index: Some(index),
         term: found.term.or(Some(term)),
-        conf_state: found.conf_state.or(group),
+        conf_state: found.conf_state.filter(is_of_this_cluster).or(group),
         v2_members: v2store::members(snapshot.data.as_deref().unwrap_or_default()),
     };
     tracing::info!(path = %db.display(), "taking over the database of a Go etcd");
@@ -73,6 +75,14 @@ pub fn put_aside(disk: &dyn Disk, member: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// Whether the log knows everybody whom the database names. Not so in the folder of a backup that etcdutl 3.5 has
+/// restored: it leaves the group that was saved in the database, and writes a log of a new one.
+fn is_known(named: &ConfState, groups: &[Option<&ConfState>]) -> bool {
+    let is_in = |id: &u64, group: &ConfState| group.voters.contains(id) || group.learners.contains(id);
+    let mut ids = named.voters.iter().chain(&named.learners);
+    ids.all(|id| groups.iter().flatten().any(|group| is_in(id, group)))
+}
+
 /// The raft group after these entries, for a database that does not say (up to 3.4). `None` if the entries
 /// make no sense.
 fn group(from: ConfState, entries: &[Entry]) -> Option<ConfState> {
@@ -80,4 +90,22 @@ fn group(from: ConfState, entries: &[Entry]) -> Option<ConfState> {
     changes.try_fold(from, |group, change| {
         consensus::apply_conf_change(&group, &change.ok()?).ok()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_database_names_members_of_another_cluster() {
+        let of = |voters: &[u64], learners: &[u64]| ConfState {
+            voters: voters.to_vec(),
+            learners: learners.to_vec(),
+            ..ConfState::default()
+        };
+        let (began, now) = (of(&[1, 2], &[]), of(&[1], &[3]));
+        assert!(is_known(&of(&[1, 2], &[3]), &[Some(&began), Some(&now)]));
+        assert!(!is_known(&of(&[1, 9], &[]), &[Some(&began), Some(&now)]));
+        assert!(!is_known(&of(&[1], &[9]), &[Some(&began), None]));
+    }
 }
