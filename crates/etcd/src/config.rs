@@ -955,6 +955,14 @@ mod tests {
     }
 
     #[test]
+    fn what_each_feature_gate_does_here_is_said_there_too() {
+        let page = include_str!("../../../docs/compat.md");
+        for gate in Gate::ALL {
+            assert!(page.contains(&format!("`{}`", gate.name())), "{}", gate.name());
+        }
+    }
+
+    #[test]
     fn a_kind_of_tokens_comes_with_its_options() {
         let token = |text: &str| config(&[&format!("--auth-token={text}")]).auth_token;
         assert_eq!(token("simple"), AuthToken::Simple);

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 /// How long a connection without a request is kept. Go members close one after 5 s.
 const IDLE: Duration = Duration::from_secs(4);
@@ -59,7 +60,11 @@ pub struct Client(hyper_util::client::legacy::Client<Connector, RequestBody>);
 impl Client {
     /// A client that has `connect_timeout` for a connection, and uses `tls` for `https` and `unixs`.
     pub fn new(tls: Option<tls::Client>, connect_timeout: Duration) -> Self {
-        let connector = Connector::new(tls, connect_timeout);
+        Self::by(Connector::new(tls, connect_timeout))
+    }
+
+    /// A client whose connections are opened like this.
+    pub fn by(connector: Connector) -> Self {
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -129,6 +134,7 @@ fn classify(error: &(dyn Error + 'static)) -> CallError {
 pub struct Connector {
     tls: Option<tls::Client>,
     timeout: Duration,
+    from: Option<IpAddr>,
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -153,7 +159,17 @@ impl tower_service::Service<Uri> for Connector {
 impl Connector {
     /// Has `timeout` for a connection, TLS included, and uses `tls` for `https` and `unixs`.
     pub fn new(tls: Option<tls::Client>, timeout: Duration) -> Self {
-        Self { tls, timeout }
+        Self {
+            tls,
+            timeout,
+            from: None,
+        }
+    }
+
+    /// Connections come from this address of the machine, if one is named.
+    pub fn coming_from(mut self, address: Option<IpAddr>) -> Self {
+        self.from = address;
+        self
     }
 
     async fn connect(&self, url: &Uri) -> io::Result<Box<dyn Io>> {
@@ -166,7 +182,10 @@ impl Connector {
                 let port = authority
                     .port_u16()
                     .unwrap_or(if scheme == "http" { 80 } else { 443 });
-                let socket = TcpStream::connect((host, port)).await?;
+                let socket = match self.from {
+                    None => TcpStream::connect((host, port)).await?,
+                    Some(from) => connect_from(from, host, port).await?,
+                };
                 socket.set_nodelay(true)?;
                 Box::new(socket)
             }
@@ -185,6 +204,24 @@ impl Connector {
         })?;
         Ok(Box::new(tls.connect(host, socket).await?))
     }
+}
+
+/// Tries those addresses of a host that can be reached from this one of the machine.
+async fn connect_from(from: IpAddr, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for place in tokio::net::lookup_host((host, port)).await? {
+        let socket = match (from, place) {
+            (IpAddr::V4(_), SocketAddr::V4(_)) => TcpSocket::new_v4()?,
+            (IpAddr::V6(_), SocketAddr::V6(_)) => TcpSocket::new_v6()?,
+            _ => continue,
+        };
+        socket.bind((from, 0).into())?;
+        match socket.connect(place).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -232,5 +269,30 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tower_service::Service;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_comes_from_the_address_that_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        for from in [None, Some(IpAddr::from([127, 0, 0, 2]))] {
+            let mut connector = Connector::new(None, Duration::from_secs(60)).coming_from(from);
+            let (connected, accepted) = tokio::join!(connector.call(url.parse().unwrap()), listener.accept());
+            connected.unwrap();
+            let expected = from.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+            assert_eq!(accepted.unwrap().1.ip(), expected);
+        }
+        let ipv6 = Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]));
+        let mut connector = Connector::new(None, Duration::from_secs(60)).coming_from(ipv6);
+        let refused = connector.call(url.parse().unwrap()).await.map(|_| ());
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

@@ -48,6 +48,7 @@ mod serve;
 mod snapshot;
 mod transport;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct Config {
     pub tls: Option<tls::Client>,
     /// How long to wait for a connection; with etcd, a second more than the election timeout.
     pub dial_timeout: Duration,
+    /// The address of this machine that connections come from, if not the system's choice.
+    pub dials_from: Option<IpAddr>,
     /// How long a stream may bring nothing before it is given up; at least [`STREAM_TIMEOUT`].
     pub read_timeout: Duration,
     /// How long a stream may take nothing before it is given up; at least [`STREAM_TIMEOUT`].

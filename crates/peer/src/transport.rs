@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use types::MemberId;
 
-use crate::client::{CallError, Client};
+use crate::client::{CallError, Client, Connector};
 use crate::codec::Codec;
 use crate::peer::{Link, Peer};
 use crate::{Config, Incoming, Metrics, PeerMetrics, handshake, probe, reader, snapshot};
@@ -54,7 +54,9 @@ impl Transport {
         incoming: Arc<dyn Incoming>,
         metrics: Arc<dyn Metrics>,
     ) -> Arc<Self> {
-        let client = Client::new(config.tls.clone(), config.dial_timeout);
+        let connector =
+            Connector::new(config.tls.clone(), config.dial_timeout).coming_from(config.dials_from);
+        let client = Client::by(connector);
         let link = Link {
             introduction: handshake::introduction(&config),
             config,

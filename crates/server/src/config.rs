@@ -8,7 +8,7 @@ mod gates;
 mod url;
 
 use std::collections::BTreeMap;
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -352,6 +352,14 @@ impl Config {
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
+    /// The address of this machine that connections to other members come from, if it is not left to the system: the first
+    /// one they are told, unless only this machine knows it.
+    pub fn dials_from(&self) -> Option<IpAddr> {
+        let is_open = self.gates.enabled(Gate::SetMemberLocalAddr);
+        let mut told = self.advertise_peer.iter().filter_map(Url::ip);
+        told.find(|ip| is_open && !ip.is_loopback() && !ip.is_unspecified())
+    }
+
     /// How long a request may take before it counts as lost: a disk's hiccup and two elections.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + 2 * self.election_timeout
@@ -666,6 +674,18 @@ pub(crate) mod tests {
         assert_eq!(show_cluster(&cluster), "a=http://a:1,a=http://a:2,b=http://b:1");
         assert!(parse_initial_cluster("xxx").is_err());
         assert!(parse_initial_cluster("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn members_are_dialled_from_the_address_they_are_told_if_the_gate_is_open() {
+        let mut config = config();
+        let urls = "http://127.0.0.1:1,http://m1:1,http://0.0.0.0:1,http://10.0.0.7:1,http://10.0.0.8:1";
+        config.advertise_peer = Url::parse_list(urls).unwrap();
+        assert_eq!(config.dials_from(), None);
+        config.gates.set(Gate::SetMemberLocalAddr, true);
+        assert_eq!(config.dials_from(), Some(IpAddr::from([10, 0, 0, 7])));
+        config.advertise_peer.retain(|url| !url.host().starts_with("10."));
+        assert_eq!(config.dials_from(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peer::Connector;
 use thiserror::Error;
 
 use crate::access::Tokenizer;
@@ -101,7 +102,11 @@ pub async fn run(
     // Raft does not wait behind clients.
     let peer_lanes = Arc::new(Lanes::start(1).map_err(RunError::Lanes)?);
     let tls = peer_client(&config.peer_tls)?;
-    let client = peer::Client::new(tls.clone(), PEER_CONNECT_TIMEOUT);
+    let dials_from = config.dials_from();
+    if config.gates.enabled(Gate::SetMemberLocalAddr) {
+        tracing::info!(LocalAddr = ?dials_from, "setting member local address");
+    }
+    let client = peer::Client::by(Connector::new(tls.clone(), PEER_CONNECT_TIMEOUT).coming_from(dials_from));
     if let (true, Some(Discovery::Register(register))) = (has_data, &config.discovery) {
         tracing::warn!(
             "discovery-token" = register.token,

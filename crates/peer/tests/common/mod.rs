@@ -223,6 +223,7 @@ impl Node {
             version: "3.7.1",
             tls: tls.as_ref().map(|tls| tls.client.clone()),
             dial_timeout: Duration::from_secs(5),
+            dials_from: None,
             read_timeout: peer::STREAM_TIMEOUT,
             write_timeout: peer::STREAM_TIMEOUT,
             disk: Arc::new(WatchedDisk(disk.clone(), sender.clone())),
