@@ -14,7 +14,7 @@ use tls::{Identity, Protocols, Suite, Trust, Version};
 use tracing::info;
 
 use crate::logging::Log;
-use crate::systemd;
+use crate::systemd::Systemd;
 
 /// Proxies of etcd.
 #[derive(Debug, Parser)]
@@ -406,7 +406,8 @@ pub fn run(args: &[String]) -> ExitCode {
 }
 
 async fn start(mode: Mode) -> Result<(), ProxyError> {
-    let ready = || systemd::notify("READY=1");
+    let systemd = Systemd::new(|name| std::env::var(name).ok(), std::process::id());
+    let ready = || systemd.ready();
     match mode {
         Mode::Gateway(GatewayCommand::Start(flags)) => {
             let config = gateway::Config {

@@ -195,6 +195,9 @@ pub async fn refuse_loops(listen: &str, targets: &[Target]) -> Result<(), ProxyE
 
 #[cfg(test)]
 mod tests {
+    use conformance::certs::{self, Ask, Authority};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -222,5 +225,52 @@ mod tests {
         ] {
             assert_eq!(refuse_loops(listen, &targets).await.is_err(), is_loop, "{listen}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_discovered_endpoint_shows_a_good_certificate_of_its_domain_or_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let [ours, foreign] = ["ours", "foreign"].map(|name| Authority::new(name).unwrap());
+        certs::write(&dir.path().join("ca.pem"), ours.pem()).unwrap();
+        let for_domain = |domain: &str| Ask {
+            hosts: vec![domain.into()],
+            ..Ask::new("member", 2)
+        };
+        let mut targets = vec![];
+        for (name, pair) in [
+            ("good", ours.sign(&for_domain("example.org"))),
+            ("of-another-domain", ours.sign(&for_domain("example.com"))),
+            ("of-a-stranger", foreign.sign(&for_domain("example.org"))),
+        ] {
+            pair.unwrap().write(dir.path(), name).unwrap();
+            let file = |ending: &str| dir.path().join(format!("{name}.{ending}"));
+            let identity = tls::Identity {
+                cert: file("pem"),
+                key: file("key"),
+            };
+            let server = tls::Server::new(&Settings::default(), &identity, tls::HTTP).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut target = Target::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+            tokio::spawn(async move {
+                while let Ok((socket, _)) = listener.accept().await {
+                    let _ = server.accept(socket).await;
+                }
+            });
+            target.is_secure = true;
+            targets.push(target);
+        }
+        // The good one again, as one whose records say that it speaks no TLS.
+        targets.push(Target {
+            is_secure: false,
+            ..targets[0].clone()
+        });
+        let discovery = Discovery {
+            domain: "example.org".into(),
+            service_name: String::new(),
+            is_insecure: false,
+            authorities: Some(dir.path().join("ca.pem")),
+        };
+        let good = validated(&discovery, targets.clone()).await.unwrap();
+        assert_eq!(good, targets[..1]);
     }
 }

@@ -24,7 +24,7 @@ static TOOLS: LazyLock<Option<Tools>> = LazyLock::new(|| match Tools::find() {
 
 async fn servers() -> Vec<Server> {
     let mut servers = vec![];
-    for tools in &*TOOLS {
+    if let Some(tools) = &*TOOLS {
         for program in [&tools.ours, &tools.reference] {
             servers.push(Server::start(program, &[]).await.unwrap());
         }
@@ -352,7 +352,7 @@ async fn a_proxy_has_a_namespace_is_registered_and_tells_its_health() {
             .unwrap()
             .members;
         assert_eq!(members.len(), 1);
-        assert_eq!(members[0].client_ur_ls, [listen.clone()]);
+        assert_eq!(members[0].client_ur_ls, std::slice::from_ref(&listen));
         let registered = format!("app/proxies/{listen}");
         while direct.range(get(&registered)).await.unwrap().kvs.is_empty() {
             tokio::task::yield_now().await;
