@@ -4,6 +4,9 @@
 //! Positional arguments are all optional here, because a command that lacks one says so in etcd's words and with
 //! etcd's exit status. They are bytes: keys and values need not be text.
 
+// The comments of commands are what `--help` prints.
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
+
 use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};

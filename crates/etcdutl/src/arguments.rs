@@ -102,7 +102,7 @@ pub enum Snapshot {
 pub struct Restore {
     #[arg(value_name = "FILE")]
     pub file: Vec<PathBuf>,
-    /// The folder to make; <name>.etcd if it is not said.
+    /// The folder to make; NAME.etcd if it is not said.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub data_dir: String,
     /// The folder of its raft log, if not in the data folder.

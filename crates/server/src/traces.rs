@@ -6,7 +6,7 @@
 //! kept. Keys are shown, as etcd does; values and credentials never are.
 //!
 //! **Tracing never slows a request.** A call that is not kept costs a look at a header. A span that has ended goes into a
-//! bounded queue or is dropped and counted; one task, [`export`], empties the queue. While the collector is away, what it
+//! bounded queue or is dropped and counted; one task, `export`, empties the queue. While the collector is away, what it
 //! does not take is dropped and counted, too.
 
 mod context;

@@ -6,7 +6,7 @@
 //!   once is fatal: scripts rely on it. An unknown `ETCD_*` name is only worth a warning, because
 //!   platforms put names of their own there.
 //!
-//! * With `--config-file` (or `ETCD_CONFIG_FILE`) a file takes the place of all that ([`file`]).
+//! * With `--config-file` (or `ETCD_CONFIG_FILE`) a file takes the place of all that ([`mod@file`]).
 //!
 //! Reading is pure: what there is to log is returned as [`Note`]s, since the log is set up by the very
 //! flags that are being read.
