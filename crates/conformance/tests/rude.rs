@@ -27,6 +27,10 @@ fn main() -> ExitCode {
     harness::run(vec![
         trial("no_password_and_no_token_is_found_anywhere", secrets),
         trial("a_password_shorter_than_the_least_is_refused", short_passwords),
+        trial(
+            "an_attempt_to_sign_in_is_one_line_that_says_what_was_wrong",
+            attempts,
+        ),
         trial("a_body_too_large_for_a_member_is_refused", large_bodies),
         trial("a_path_without_its_slash_does_nothing", paths),
         trial("made_up_metadata_is_no_harm_and_no_series", metadata),
@@ -84,6 +88,10 @@ fn secrets(tools: &Tools) -> Result<(), String> {
             .await
             .map_err(text)?;
         fs::write(server.folder().join("metrics"), shown.body).map_err(text)?;
+        let shown = http::request(server.address(), "GET", "/debug/vars", "")
+            .await
+            .map_err(text)?;
+        fs::write(server.folder().join("vars"), shown.body).map_err(text)?;
         server.stop().await?;
         server.resume().await?;
         server.stop().await?;
@@ -152,6 +160,57 @@ fn short_passwords(tools: &Tools) -> Result<(), String> {
                 "etcdserver: the password has fewer than 8 characters (--auth-min-password-length)";
             if (refusal.code(), refusal.message()) != (Code::InvalidArgument, expected) {
                 return Err(text(refusal));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// GHSA-vjg6: whose certificate is the only way to sign in was told of in the words for others.
+fn attempts(tools: &Tools) -> Result<(), String> {
+    harness::runtime()?.block_on(async {
+        let server = Server::start(&tools.ours, &["--bcrypt-cost=4".to_owned()]).await?;
+        let ctl = |words: &[&str]| etcdctl(tools, &server, words);
+        ctl(&["user", "add", "root:pw"])?;
+        ctl(&["user", "add", "machine", "--no-password"])?;
+        ctl(&["user", "grant-role", "root", "root"])?;
+        ctl(&["auth", "enable"])?;
+        let mut auth = AuthClient::new(channel(&server).await?);
+        let mut lines = server.log_lines().len();
+        for (name, password, reason) in [
+            (
+                "machine",
+                "Canary-6",
+                "auth: authentication failed, password was given for no password user",
+            ),
+            (
+                "root",
+                "Canary-7",
+                "etcdserver: authentication failed, invalid user ID or password",
+            ),
+            (
+                "stranger",
+                "Canary-8",
+                "etcdserver: authentication failed, invalid user ID or password",
+            ),
+        ] {
+            let request = AuthenticateRequest {
+                name: name.into(),
+                password: password.into(),
+            };
+            if auth.authenticate(request).await.is_ok() {
+                return Err(format!("{name} was let in"));
+            }
+            let log = server.log_lines();
+            let new = &log[lines..];
+            lines = log.len();
+            let told = |line: &&String| {
+                [name, reason, "invalid authentication was requested"]
+                    .iter()
+                    .all(|word| line.contains(word))
+            };
+            if new.iter().filter(told).count() != 1 || new.iter().any(|line| line.contains(password)) {
+                return Err(format!("{name}: {new:?}"));
             }
         }
         Ok(())
