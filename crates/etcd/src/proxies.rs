@@ -122,6 +122,9 @@ struct GrpcProxyFlags {
     debug: bool,
     #[command(flatten)]
     refused: RefusedFlags,
+    /// Never answer a serializable read with an older revision than one before.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    experimental_serializable_ordering: bool,
     /// Log every call.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     experimental_enable_grpc_logging: bool,
@@ -137,9 +140,6 @@ struct RefusedFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     enable_pprof: bool,
     /// Not supported.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    experimental_serializable_ordering: bool,
-    /// Not supported.
     #[arg(long, default_value = "", hide_default_value = true)]
     experimental_leasing_prefix: String,
 }
@@ -148,10 +148,6 @@ impl RefusedFlags {
     fn check(&self) -> Result<(), ProxyError> {
         let flags = [
             (self.enable_pprof, "enable-pprof"),
-            (
-                self.experimental_serializable_ordering,
-                "experimental-serializable-ordering",
-            ),
             (
                 !self.experimental_leasing_prefix.is_empty(),
                 "experimental-leasing-prefix",
@@ -319,6 +315,7 @@ impl GrpcProxyFlags {
             streams_max: (self.max_concurrent_streams != u32::MAX).then_some(self.max_concurrent_streams),
             keep_alive_interval: some(self.grpc_keepalive_interval),
             keep_alive_timeout: self.grpc_keepalive_timeout,
+            keeps_order: self.experimental_serializable_ordering,
             logs_calls: self.experimental_enable_grpc_logging,
         })
     }

@@ -44,6 +44,7 @@ fn config(server: &Server) -> grpc_proxy::Config {
         streams_max: None,
         keep_alive_interval: None,
         keep_alive_timeout: Duration::from_secs(20),
+        keeps_order: true,
         logs_calls: false,
     }
 }

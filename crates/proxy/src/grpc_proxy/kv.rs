@@ -11,10 +11,13 @@ use tonic::{Request, Response, Status};
 
 use super::cache::Cache;
 use super::calls::{answer, for_call, status};
+use super::order::Order;
 
 pub struct Keys {
     pub client: Client,
     pub cache: Arc<Cache>,
+    /// If answers are not to go back in time.
+    pub order: Option<Order>,
 }
 
 #[tonic::async_trait]
@@ -30,7 +33,11 @@ impl Kv for Keys {
                 Err(changes) => changes,
             },
         };
-        let found = client.range(range.clone()).await.map_err(status)?;
+        let ask = || client.range(range.clone());
+        let found = match &self.order {
+            Some(order) => order.keep(client.endpoints().len(), ask).await?,
+            None => ask().await.map_err(status)?,
+        };
         self.cache.add(token.as_deref(), &range, &found, changes);
         Ok(Response::new(found))
     }

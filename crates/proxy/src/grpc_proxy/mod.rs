@@ -8,6 +8,7 @@ mod calls;
 mod kv;
 mod lease;
 mod members;
+mod order;
 mod pages;
 mod watch;
 
@@ -41,6 +42,7 @@ use cache::Cache;
 use kv::Keys;
 use lease::Leases;
 use members::Members;
+use order::Order;
 use pages::Pages;
 use watch::{Sources, Watches};
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub keep_alive_interval: Option<Duration>,
     /// How long that may take.
     pub keep_alive_timeout: Duration,
+    /// Whether the revisions of answers never go back.
+    pub keeps_order: bool,
     /// Whether each call is logged.
     pub logs_calls: bool,
 }
@@ -170,6 +174,7 @@ impl Proxy {
             kv: KvServer::new(Keys {
                 client: client.clone(),
                 cache: cache.clone(),
+                order: config.keeps_order.then(Order::default),
             }),
             watch: WatchServer::new(Watches {
                 client: client.clone(),
