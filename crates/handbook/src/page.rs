@@ -100,6 +100,8 @@ pub fn blocks(page: &str) -> Result<Vec<Block>, String> {
         }
         let line = page[..range.start].lines().count() + 1;
         let kind = match &*info {
+            // The README's; CI is what runs those.
+            "sh" if text.starts_with("cargo ") => Kind::Elsewhere,
             "sh" => Kind::Run,
             "sh,server" => Kind::Server,
             "sh,fails" => Kind::Fails,
@@ -162,6 +164,7 @@ mod tests {
 
     #[test]
     fn a_fence_that_nobody_knows_is_an_error() {
+        assert_eq!(blocks("```sh\ncargo x\n```\n").unwrap()[0].kind, Kind::Elsewhere);
         assert!(blocks("```sh,maybe\nx\n```\n").is_err());
         assert!(blocks("```yaml\nx: 1\n```\n").unwrap().is_empty());
     }
