@@ -5,8 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use client::{Client, Config, Error, Session, Watcher};
+use client::{Client, Config, Error, Session, User, Watcher};
 use conformance::http;
+use conformance::identities::Gate;
 use conformance::server::{Ports, Server};
 use conformance::tools::Tools;
 use proto::etcdserverpb::*;
@@ -366,5 +367,77 @@ async fn a_proxy_has_a_namespace_is_registered_and_tells_its_health() {
         }
         let metrics = page(listen.parse().unwrap(), "/metrics").await;
         assert!(metrics.contains("etcd_server_has_leader 1"));
+    }
+}
+
+/// Users, and TLS at either side: members ask the proxy for a certificate, and the proxy asks its clients for one.
+#[tokio::test]
+async fn a_proxy_speaks_tls_to_both_sides_and_a_user_stays_who_it_is() {
+    let Some(tools) = &*TOOLS else { return };
+    for program in [&tools.ours, &tools.reference] {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Gate::open(program, dir.path(), &["--client-cert-auth"])
+            .await
+            .unwrap();
+        let settings = |name: &str| tls::Settings {
+            identity: Some(tls::Identity {
+                cert: dir.path().join(format!("{name}.pem")),
+                key: dir.path().join(format!("{name}.key")),
+            }),
+            trust: tls::Trust::Authorities(dir.path().join("ca.pem")),
+            requires_certificate: true,
+            ..tls::Settings::default()
+        };
+        let behind = |certificate: &str| grpc_proxy::Config {
+            cluster: Config {
+                tls: Some(settings(certificate)),
+                ..Config::new([format!("https://{}", gate.server.address())])
+            },
+            tls: Some(settings("member")),
+            ..config(&gate.server)
+        };
+        let config = behind("nameless");
+        let listen = format!("https://{}", config.listen);
+        let (ready, listens) = oneshot::channel();
+        tokio::spawn(async { grpc_proxy::run(config, || ready.send(()).unwrap()).await.unwrap() });
+        listens.await.unwrap();
+
+        let by = |certificate: Option<&str>, user: Option<&str>| Config {
+            tls: Some(tls::Settings {
+                identity: certificate.and_then(|name| settings(name).identity),
+                ..settings("nameless")
+            }),
+            user: user.map(|name| User::Password {
+                name: name.into(),
+                password: "pw".into(),
+            }),
+            ..Config::new([&listen])
+        };
+        let keyed = Client::connect(by(Some("nameless"), Some("keyed")))
+            .await
+            .unwrap();
+        keyed.put(put("k", "1")).await.unwrap();
+        assert_eq!(keyed.range(get("k")).await.unwrap().kvs[0].value, "1");
+        // Without a token it is the proxy's certificate that counts, which names nobody.
+        let nobody = Client::connect(by(Some("named"), None)).await.unwrap();
+        for (client, key) in [(&keyed, "f"), (&nobody, "k")] {
+            let refusal = client.range(get(key)).await.unwrap_err();
+            assert_eq!(refusal.to_string(), "etcdserver: permission denied");
+        }
+        // An answer that root got is not kept for others.
+        let root = Client::connect(by(Some("nameless"), Some("root"))).await.unwrap();
+        let kept = RangeRequest {
+            serializable: true,
+            ..get("f")
+        };
+        for _ in 0..2 {
+            root.range(kept.clone()).await.unwrap();
+        }
+        keyed.range(kept).await.unwrap_err();
+        assert!(Client::connect(by(None, Some("keyed"))).await.is_err());
+
+        // One with a name would lend it to everybody.
+        let refusal = grpc_proxy::run(behind("named"), || ()).await.unwrap_err();
+        assert_eq!(refusal.to_string(), "cert has non empty Common Name (named)");
     }
 }

@@ -287,7 +287,8 @@ impl Proxy {
 
 /// Refuses a certificate with a name: where certificates say who calls, all callers without a token would be that one.
 fn refuse_named(tls: Option<&tls::Settings>) -> Result<(), ProxyError> {
-    let Some(identity) = tls.and_then(|tls| tls.client_identity.as_ref()) else {
+    let shown = |tls: &tls::Settings| tls.client_identity.clone().or_else(|| tls.identity.clone());
+    let Some(identity) = tls.and_then(shown) else {
         return Ok(());
     };
     let certificate = CertificateDer::from_pem_file(&identity.cert);
