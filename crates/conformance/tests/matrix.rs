@@ -69,6 +69,13 @@ impl Row {
         self.reference = Some((letters, why));
         self
     }
+
+    fn expected_of(&self, whose: Whose) -> &'static str {
+        match (whose, self.reference) {
+            (Whose::Reference, Some((letters, _))) => letters,
+            _ => self.expected,
+        }
+    }
 }
 
 fn row(call: &'static str, case: &'static str, request: impl Message, expected: &'static str) -> Row {
@@ -786,31 +793,8 @@ where
 async fn who_is_let_in(mut gate: Gate, whose: Whose) -> Result<Vec<String>, String> {
     let mut report = Vec::new();
     for row in table() {
-        let expected = match (whose, row.reference) {
-            (Whose::Reference, Some((letters, _))) => letters,
-            _ => row.expected,
-        };
-        gate.tidy_up().await?;
-        let mut found = Vec::new();
-        for caller in CALLERS {
-            if row.call == LEASE_REVOKE {
-                gate.tidy_up().await?;
-            }
-            let outcome = gate.call_as(caller, row.call, row.request.clone()).await?;
-            if outcome.is_let_in() {
-                undo(&mut gate, row.call).await?;
-            }
-            found.push(outcome);
-        }
-        let letters: Vec<_> = found.iter().map(|outcome| outcome.letter().to_string()).collect();
-        if letters.join(" ") != expected {
-            report.push(format!(
-                "{} ({}): {}, not {expected}: {found:?}",
-                row.call,
-                row.case,
-                letters.join(" ")
-            ));
-        }
+        let expected = row.expected_of(whose);
+        report.extend(who_passes(&mut gate, &row, &Door::Grpc, expected).await?);
     }
     for (method, path, expected) in HTTP {
         for caller in CALLERS {
@@ -833,38 +817,56 @@ async fn who_is_let_in_with_json(mut gate: Gate, whose: Whose) -> Result<Vec<Str
         Whose::Reference => "Accept: */*\r\n",
     };
     for row in table() {
-        let Some(route) = routes.get(row.call) else {
-            continue;
-        };
-        let expected = match (whose, row.reference) {
-            (Whose::Reference, Some((letters, _))) => letters,
-            _ => row.expected,
-        };
-        let expected = format!("{} n", &expected[..expected.len() - 2]);
-        gate.tidy_up().await?;
-        let mut found = Vec::new();
-        for caller in CALLERS {
-            if row.call == LEASE_REVOKE {
-                gate.tidy_up().await?;
-            }
-            let outcome = gate
-                .json_as(caller, (row.call, route), &row.request, headers)
-                .await?;
-            if outcome.is_let_in() {
-                undo(&mut gate, row.call).await?;
-            }
-            found.push(outcome);
-        }
-        let letters: Vec<_> = found.iter().map(|outcome| outcome.letter().to_string()).collect();
-        if letters.join(" ") != expected {
-            report.push(format!(
-                "/v3/{route} ({}): {}, not {expected}: {found:?}",
-                row.case,
-                letters.join(" ")
-            ));
+        if let Some(route) = routes.get(row.call) {
+            let expected = row.expected_of(whose);
+            let expected = format!("{} n", &expected[..expected.len() - 2]);
+            let door = Door::Json { route, headers };
+            report.extend(who_passes(&mut gate, &row, &door, &expected).await?);
         }
     }
     Ok(report)
+}
+
+/// The way a call takes.
+#[derive(Debug)]
+enum Door {
+    Grpc,
+    Json {
+        route: &'static str,
+        headers: &'static str,
+    },
+}
+
+/// Lets every caller try a row: what is wrong with the outcomes, if anything is.
+async fn who_passes(
+    gate: &mut Gate,
+    row: &Row,
+    door: &Door,
+    expected: &str,
+) -> Result<Option<String>, String> {
+    gate.tidy_up().await?;
+    let mut found = Vec::new();
+    for caller in CALLERS {
+        if row.call == LEASE_REVOKE {
+            gate.tidy_up().await?;
+        }
+        let outcome = match door {
+            Door::Grpc => gate.call_as(caller, row.call, row.request.clone()).await?,
+            Door::Json { route, headers } => {
+                gate.json_as(caller, (row.call, route), &row.request, headers)
+                    .await?
+            }
+        };
+        if outcome.is_let_in() {
+            undo(gate, row.call).await?;
+        }
+        found.push(outcome);
+    }
+    let letters: Vec<_> = found.iter().map(|outcome| outcome.letter().to_string()).collect();
+    let letters = letters.join(" ");
+    let (call, case) = (row.call, row.case);
+    Ok((letters != expected)
+        .then(|| format!("{call} ({case}) by {door:?}: {letters}, not {expected}: {found:?}")))
 }
 
 /// Takes back what would get in the way of the next calls.
