@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auth::Identity;
+use bytes::Bytes;
 use consensus::{Progress, Role};
 use lease::Lessor;
 use machine::MemberChange;
@@ -275,26 +276,38 @@ impl Node {
 /// Ways into the loops.
 impl Node {
     /// Puts a request of nobody in particular into the log and waits until this member has applied it.
-    pub async fn propose(&self, request: InternalRaftRequest) -> Answer {
-        self.propose_as(Identity::default(), request).await
+    pub fn propose(&self, request: InternalRaftRequest) -> impl Future<Output = Answer> + Send {
+        self.propose_as(Identity::default(), request)
     }
 
     /// Puts a request into the log and waits until this member has applied it.
-    pub async fn propose_as(&self, who: Identity, request: InternalRaftRequest) -> Answer {
+    pub fn propose_as(
+        &self,
+        who: Identity,
+        request: InternalRaftRequest,
+    ) -> impl Future<Output = Answer> + Send {
         let mark = self.board.busy.mark();
-        let (kind, size) = (machine::kind(&request), request.encoded_len());
-        let answer = self.propose_and_wait(who, request, None).await;
-        if mark.elapsed() >= self.config.slow_request {
-            let answered = answer.as_ref().ok().map(|done| done.answered);
-            let spent = self.board.busy.since(&mark, answered, Instant::now());
-            log_slow_request(kind, size, &spent, answer.as_ref().err());
+        let proposal = self.proposal(who, request);
+        async move {
+            let (kind, size) = (proposal.kind, proposal.data.len());
+            let answer = self.propose_and_wait(proposal, None).await;
+            if mark.elapsed() >= self.config.slow_request {
+                let answered = answer.as_ref().ok().map(|done| done.answered);
+                let spent = self.board.busy.since(&mark, answered, Instant::now());
+                log_slow_request(kind, size, &spent, answer.as_ref().err());
+            }
+            answer
         }
-        answer
     }
 
     /// Puts a request into the log that is only true while this member leads in this term.
-    pub async fn propose_as_leader(&self, term: Term, request: InternalRaftRequest) -> Answer {
-        self.propose_and_wait(self.root(), request, Some(term)).await
+    pub fn propose_as_leader(
+        &self,
+        term: Term,
+        request: InternalRaftRequest,
+    ) -> impl Future<Output = Answer> + Send {
+        let proposal = self.proposal(self.root(), request);
+        self.propose_and_wait(proposal, Some(term))
     }
 
     /// Puts a change of the members into the log and waits until this member has applied it.
@@ -304,12 +317,23 @@ impl Node {
         self.hand_in(id, Payload::ConfChange(change), None).await
     }
 
-    async fn propose_and_wait(
-        &self,
-        who: Identity,
-        mut request: InternalRaftRequest,
-        only_in: Option<Term>,
-    ) -> Answer {
+    /// What goes into the log for a request. Nothing that waits holds the request itself: it has a field for each thing
+    /// that can be asked for, and every layer of waiting would have that twice.
+    fn proposal(&self, who: Identity, mut request: InternalRaftRequest) -> Proposal {
+        let (id, kind) = (self.ids.next(), machine::kind(&request));
+        request.header = Some(RequestHeader {
+            id,
+            username: who.user,
+            auth_revision: who.revision,
+        });
+        Proposal {
+            id,
+            kind,
+            data: request.encode_to_vec().into(),
+        }
+    }
+
+    async fn propose_and_wait(&self, proposal: Proposal, only_in: Option<Term>) -> Answer {
         let backlog_max = match only_in {
             None => member::BACKLOG_MAX,
             Some(_) => member::URGENT_BACKLOG_MAX,
@@ -317,19 +341,11 @@ impl Node {
         if self.board.raft().committed > self.board.applied() + backlog_max {
             return Err(ErrorKind::TooManyRequests);
         }
-        let (began, kind) = (Instant::now(), machine::kind(&request));
-        let id = self.ids.next();
-        request.header = Some(RequestHeader {
-            id,
-            username: who.user,
-            auth_revision: who.revision,
-        });
-        let answer = match request.encoded_len() > self.config.max_request_bytes {
+        let Proposal { id, kind, data } = proposal;
+        let began = Instant::now();
+        let answer = match data.len() > self.config.max_request_bytes {
             true => Err(ErrorKind::RequestTooLarge),
-            false => {
-                let data = request.encode_to_vec().into();
-                self.hand_in(id, Payload::Request(data), only_in).await
-            }
+            false => self.hand_in(id, Payload::Request(data), only_in).await,
         };
         self.metrics
             .measure_request(kind, began.elapsed(), answer.is_ok());
@@ -578,6 +594,15 @@ fn log_slow_request(request: &str, size: usize, spent: &Spent, failure: Option<&
         failure = failure.map(|error| error.text()),
         "request stats"
     );
+}
+
+/// A request on its way into the log.
+struct Proposal {
+    id: RequestId,
+    /// What it asks for, in the words of etcd's metrics.
+    kind: &'static str,
+    /// The entry.
+    data: Bytes,
 }
 
 /// A place in the list of those who wait, given up when the caller goes away.
