@@ -79,11 +79,26 @@ impl Values {
                 None => Ok(None),
             },
             // No message, but wrong in its own way.
-            Some(_) => match parse(&self.buffer) {
-                Ok(length) => Ok(Some(self.buffer.split_to(length).freeze())),
-                Err(refusal) if ended || refusal.message != UNFINISHED => Err(refusal),
-                Err(_) => Ok(None),
-            },
+            Some(_) => {
+                let is_first_look = self.scanned.bytes == 0;
+                let is_whole = self.scanned.end(&self.buffer).is_some();
+                match is_first_look || is_whole || ended {
+                    true => self.other(ended),
+                    false => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// A text, a number or a word; none if more has to come first.
+    fn other(&mut self, ended: bool) -> Result<Option<Bytes>, Refusal> {
+        match parse(&self.buffer) {
+            Ok(length) => {
+                self.scanned = Scan::default();
+                Ok(Some(self.buffer.split_to(length).freeze()))
+            }
+            Err(refusal) if ended || refusal.message != UNFINISHED => Err(refusal),
+            Err(_) => Ok(None),
         }
     }
 }
@@ -92,15 +107,25 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
+/// Whether numbers and words are made of it.
+fn is_of_a_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+}
+
 impl Scan {
-    /// Where the value ends that the buffer begins with.
+    /// Where the value ends that the buffer begins with; behind a number or a word that is the byte after it.
     fn end(&mut self, buffer: &[u8]) -> Option<usize> {
         for byte in &buffer[self.bytes..] {
             self.bytes += 1;
             match (self.in_string, byte) {
                 (true, _) if self.after_backslash => self.after_backslash = false,
                 (true, b'\\') => self.after_backslash = true,
-                (_, b'"') => self.in_string = !self.in_string,
+                (_, b'"') => {
+                    self.in_string = !self.in_string;
+                    if !self.in_string && self.depth == 0 {
+                        return Some(self.bytes);
+                    }
+                }
                 (false, b'{' | b'[') => self.depth += 1,
                 (false, b'}' | b']') => {
                     self.depth = self.depth.saturating_sub(1);
@@ -108,6 +133,7 @@ impl Scan {
                         return Some(self.bytes);
                     }
                 }
+                (false, byte) if self.depth == 0 && !is_of_a_word(*byte) => return Some(self.bytes),
                 _ => {}
             }
         }
@@ -238,6 +264,34 @@ mod tests {
                 "in pieces of {step}"
             );
             assert_eq!(values.next(true), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_no_message_is_told_as_soon_as_it_ends() {
+        for (pieces, value) in [
+            (&["\"a\\\"", "b", "\"", "{"][..], "\"a\\\"b\""),
+            (&["  t", "ru", "e", " "], "true"),
+        ] {
+            let mut values = Values::new(100);
+            let mut found = Vec::new();
+            for piece in pieces {
+                values.feed(piece.as_bytes()).unwrap();
+                found.extend(values.next(false).unwrap());
+            }
+            assert_eq!(found, [value]);
+        }
+    }
+
+    /// Were it looked at from its beginning with every piece, this would take an hour.
+    #[test]
+    fn a_long_text_in_single_bytes_is_looked_at_once() {
+        const BYTES: usize = 1 << 20;
+        let mut values = Values::new(BYTES);
+        values.feed(b"\"").unwrap();
+        for _ in 1..BYTES {
+            values.feed(b"a").unwrap();
+            assert_eq!(values.next(false), Ok(None));
         }
     }
 
