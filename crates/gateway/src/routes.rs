@@ -177,6 +177,25 @@ mod tests {
         assert_eq!(METHODS.len(), 51);
     }
 
+    /// They are made on the real etcd and on ours, and the answers compared byte for byte.
+    #[test]
+    fn the_scripts_of_conformance_make_every_call_and_at_least_two_hundred() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance/scripts/gateway");
+        let mut called = Vec::new();
+        for script in std::fs::read_dir(folder).unwrap() {
+            let script = std::fs::read_to_string(script.unwrap().path()).unwrap();
+            let commands = script.lines().filter_map(|line| line.split_once(' '));
+            let calls = commands.filter(|(name, _)| matches!(*name, "json" | "json_stream"));
+            called.extend(calls.filter_map(|(_, call)| Some(call.split('"').nth(1)?.to_owned())));
+        }
+        let never: Vec<_> = METHODS
+            .keys()
+            .filter(|path| !called.iter().any(|called| called == *path))
+            .collect();
+        assert!(never.is_empty(), "{never:?}");
+        assert!(called.len() >= 200, "{} calls", called.len());
+    }
+
     /// What the mapping relies on; it knows no other kinds of fields.
     #[test]
     fn no_routed_message_has_maps_or_fractions_or_fields_out_of_order() {
