@@ -6,6 +6,7 @@
 use serde::Serialize;
 use server::config::{Config, Url, show_cluster};
 use server::go;
+use server::secrets::masked;
 
 use crate::flags::{FLAGS, Flag, Settings, Source};
 
@@ -88,24 +89,11 @@ fn row(flag: &Flag, settings: &Settings, config: &Config) -> Row {
     };
     Row {
         name: flag.name(),
-        value: masked(flag.field, value),
+        value: masked(&flag.name(), &value),
         source,
         variable,
         line,
         completed,
-    }
-}
-
-/// Passwords are not shown.
-fn masked(field: &str, value: String) -> String {
-    const MASK: &str = "***";
-    match field {
-        "discovery_password" if !value.is_empty() => MASK.into(),
-        "discovery_user" => match value.split_once(':') {
-            Some((user, _)) => format!("{user}:{MASK}"),
-            None => value,
-        },
-        _ => value,
     }
 }
 

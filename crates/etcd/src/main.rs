@@ -26,6 +26,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use server::RunError;
 use server::config::{BootstrapError, Discovery, GIT_SHA, JoinError, RUNTIME, VERSION, go_arch};
 use server::fields::json;
+use server::secrets::command_line;
 use signal_hook::low_level::emulate_default_handler;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -107,7 +108,7 @@ fn log_call(notes: &[Note], args: &[String]) {
     for note in notes {
         note.log();
     }
-    info!(args = json(args), "Running: ");
+    info!(args = json(&command_line(args.iter().cloned())), "Running: ");
 }
 
 fn failed_to_verify(problem: &str) -> ExitCode {
@@ -130,7 +131,7 @@ fn check_config(settings: &Settings, shape: Shape) -> ExitCode {
     let _ = stdout().write_all(check::show(settings, &config, shape).as_bytes());
     match server::check(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed_to_verify(&error.to_string()),
+        Err(error) => failed_to_verify(&&error.to_string()),
     }
 }
 

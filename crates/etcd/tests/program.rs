@@ -166,7 +166,14 @@ fn the_log_goes_where_it_is_sent_and_tells_of_the_environment() {
     let path = dir.path().join("log");
     let outputs = format!("--log-outputs={}", path.display());
     let env = [("ETCD_PRE_VOTE", "false"), ("ETCD_STRANGE", "secret")];
-    let output = etcd(&[&outputs, "--election-timeout=1"], &env);
+    let args = [
+        &outputs,
+        "--election-timeout=1",
+        "--discovery-user=u:secret",
+        "--discovery-password",
+        "secret",
+    ];
+    let output = etcd(&args, &env);
     assert_eq!(
         (text(&output.stderr), text(&output.stdout)),
         (String::new(), String::new())

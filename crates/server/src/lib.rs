@@ -48,6 +48,7 @@ pub mod replies;
 pub mod restore;
 pub mod rpc;
 mod run;
+pub mod secrets;
 pub mod sending;
 pub mod start;
 pub mod storage;

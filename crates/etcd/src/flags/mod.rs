@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use server::fields::json;
+use server::secrets::masked;
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -368,11 +369,9 @@ impl Parser {
                         .map_err(|problem| {
                             self.invalid(format!("invalid value {value:?} for {name}: {problem}"))
                         })?;
-                    let secret = name.contains("PASSWORD");
-                    let value = if secret { "***" } else { value }.to_owned();
                     self.note(Note::EnvUsed {
                         name: name.clone(),
-                        value,
+                        value: masked(&flag, value),
                     });
                 }
                 None if OTHER_VARIABLES.contains(&name.as_str()) => {}

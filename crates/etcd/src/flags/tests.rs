@@ -290,7 +290,11 @@ fn strict_flags_brings_the_refusal_of_removed_flags_back() {
 
 #[test]
 fn a_password_in_the_environment_is_not_logged() {
-    let notes = settings(&[], &[("ETCD_DISCOVERY_PASSWORD", "s3cret")]).notes;
+    let env = [
+        ("ETCD_DISCOVERY_PASSWORD", "s3cret"),
+        ("ETCD_DISCOVERY_USER", "u:s3cret"),
+    ];
+    let notes = settings(&[], &env).notes;
     assert!(!format!("{notes:?}").contains("s3cret"));
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::{Answer, Inner, Vitals, method_not_allowed, not_found, text, typed};
 use crate::profile;
+use crate::secrets::own_command_line;
 
 /// Where everything of Go's profiler is.
 const PPROF: &str = "/debug/pprof/";
@@ -94,7 +95,7 @@ impl<V: Vitals> Inner<V> {
             None => self.vars().await,
             Some("") => typed(StatusCode::OK, "text/html; charset=utf-8", index()),
             Some("profile") => profile(request.uri.query().unwrap_or_default()).await,
-            Some("cmdline") => text(StatusCode::OK, command_line(std::env::args()).join("\0")),
+            Some("cmdline") => text(StatusCode::OK, own_command_line().join("\0")),
             // A profile brings its symbols along.
             Some("symbol") => text(StatusCode::OK, "num_symbols: 0\n"),
             Some(name) => no_profile(name),
@@ -103,7 +104,7 @@ impl<V: Vitals> Inner<V> {
 
     async fn vars(&self) -> Answer {
         let vars = Vars {
-            cmdline: command_line(std::env::args()),
+            cmdline: own_command_line(),
             file_descriptor_limit: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
             memstats: BTreeMap::new(),
             raft_status: self.member.raft_status().await,
@@ -112,28 +113,6 @@ impl<V: Vitals> Inner<V> {
         typed(StatusCode::OK, "application/json; charset=utf-8", body)
     }
 }
-
-/// The command line without passwords.
-fn command_line(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let mut shown = Vec::new();
-    let mut hides_next = false;
-    for argument in arguments {
-        let is_secret = std::mem::take(&mut hides_next);
-        shown.push(match argument.split_once('=') {
-            _ if is_secret => HIDDEN.into(),
-            Some((flag, _)) if flag.ends_with(PASSWORD) => format!("{flag}={HIDDEN}"),
-            _ => {
-                hides_next = argument.starts_with('-') && argument.ends_with(PASSWORD);
-                argument
-            }
-        });
-    }
-    shown
-}
-
-/// What flags end with whose value nobody may see.
-const PASSWORD: &str = "-password";
-const HIDDEN: &str = "(hidden)";
 
 fn index() -> String {
     let of_go: String = OF_GO
@@ -196,29 +175,6 @@ fn seconds(query: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nobody_sees_a_password() {
-        let arguments = [
-            "etcd",
-            "--discovery-password=one",
-            "--discovery-password",
-            "two",
-            "--name",
-            "a",
-        ];
-        assert_eq!(
-            command_line(arguments.map(str::to_owned).into_iter()),
-            [
-                "etcd",
-                "--discovery-password=(hidden)",
-                "--discovery-password",
-                "(hidden)",
-                "--name",
-                "a"
-            ]
-        );
-    }
 
     #[test]
     fn a_profile_takes_as_long_as_somebody_asks_for_within_reason() {
