@@ -359,7 +359,7 @@ impl Fields {
         }
         let _ = write!(line, "{caller}\t{}", self.message.replace('\n', "\\n"));
         if !self.members.is_empty() {
-            let _ = write!(line, "\t{{{}}}", self.members);
+            let _ = write!(line, "\t{{{}}}", spaced(&self.members));
         }
         line.push('\n');
         line
@@ -421,6 +421,22 @@ impl Visit for Fields {
             false => self.add_text(field.name(), &value.to_string()),
         }
     }
+}
+
+/// JSON with a blank behind commas and colons, as zap's console has it.
+fn spaced(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for character in json.chars() {
+        text.push(character);
+        match character {
+            '"' if !escaped => in_string = !in_string,
+            ',' | ':' if !in_string => text.push(' '),
+            _ => {}
+        }
+        escaped = character == '\\' && !escaped;
+    }
+    text
 }
 
 /// A text as JSON.
@@ -550,12 +566,15 @@ mod tests {
     #[test]
     fn a_line_for_the_console() {
         let logged = lines(Severity::Debug, Format::Console, || {
-            tracing::debug!(a = 1, "two\nlines")
+            tracing::debug!(a = 1, b = fields::json(&["c,d", "\"e:\\"]), "two\nlines")
         });
         let columns: Vec<_> = logged[0].split('\t').collect();
         assert_eq!(columns[1], "debug");
         assert!(columns[2].starts_with("logging/mod.rs:"));
-        assert_eq!(columns[3..], ["two\\nlines", "{\"a\":1}"]);
+        assert_eq!(
+            columns[3..],
+            ["two\\nlines", r#"{"a": 1, "b": ["c,d", "\"e:\\"]}"#]
+        );
     }
 
     #[test]
