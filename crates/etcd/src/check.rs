@@ -115,6 +115,7 @@ fn effective(field: &str, config: &Config) -> Option<String> {
         "watch_progress_notify_interval" => go::duration(config.watch_progress_interval).to_string(),
         "warning_unary_request_duration" => go::duration(config.slow_request).to_string(),
         "auth_token_ttl" => config.auth_token_ttl.as_secs().to_string(),
+        "feature_gates" => config.gates.to_string(),
         "bcrypt_cost" => config.bcrypt_cost.to_string(),
         _ => return None,
     })

@@ -40,6 +40,8 @@ const SLOW_REQUEST_DEFAULT: Duration = Duration::from_millis(300);
 /// Entries between snapshots when 0 is asked for.
 const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
 
+/// Years a certificate of its own is good for if a file of settings says 0.
+const SELF_SIGNED_CERT_VALIDITY_DEFAULT: u64 = 1;
 /// Life of a JWT whose options do not say.
 const JWT_TTL_DEFAULT: Duration = Duration::from_secs(300);
 /// Life of a simple token when 0 is asked for.
@@ -69,6 +71,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         _ => flags.initial_cluster_token.clone(),
     };
     let initial_cluster = match flags.initial_cluster.as_str() {
+        // Said to be empty, as by a template without its value, it is no cluster of this member alone.
+        "" if settings.is_given("initial_cluster") => BTreeMap::new(),
         "" => [(flags.name.clone(), advertise_peer.clone())].into(),
         listed => parse_initial_cluster(listed).map_err(Invalid::InitialCluster)?,
     };
@@ -85,7 +89,11 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         listen_metrics: flags.listen_metrics_urls.clone(),
         client_tls: client_tls(flags)?,
         peer_tls: peer_tls(flags)?,
-        self_signed_cert_validity: flags.self_signed_cert_validity,
+        self_signed_cert_validity: match flags.self_signed_cert_validity {
+            // A file that says 0 means the default, as in etcd; a flag does not.
+            0 if settings.file.is_some() => SELF_SIGNED_CERT_VALIDITY_DEFAULT,
+            years => years,
+        },
         advertise_peer,
         advertise_client,
         reuse_port: flags.socket_reuse_port,
@@ -94,7 +102,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Option<IpAddr>) -> 
         initial_cluster_state: flags.initial_cluster_state,
         initial_cluster_token,
         force_new_cluster: flags.force_new_cluster,
-        max_learners: flags.max_learners.max(0) as usize,
+        max_learners: usize::try_from(flags.max_learners)
+            .map_err(|_| Invalid::NotNegative("max-learners", flags.max_learners))?,
         strict_reconfig_check: flags.strict_reconfig_check,
         tick: Duration::from_millis(flags.heartbeat_interval),
         election_timeout: Duration::from_millis(flags.election_timeout),
@@ -345,7 +354,10 @@ fn advertised(
 /// Parses what history to keep: in periodic mode a number of hours or a duration, in revision mode a
 /// number of revisions; 0 keeps everything.
 fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, Invalid> {
-    let number = retention.parse::<u64>().ok();
+    let number = match retention {
+        "" => Some(0),
+        retention => retention.parse::<u64>().ok(),
+    };
     match (mode, number) {
         (_, Some(0)) => Ok(AutoCompaction::Off),
         ("revision", Some(revisions)) => Ok(AutoCompaction::Revision(revisions)),

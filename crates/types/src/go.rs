@@ -25,7 +25,7 @@ pub enum NumberError {
 }
 
 /// Reads an unsigned integer: decimal, or with one of the prefixes `0x`, `0o`, `0b`, `0`; underscores
-/// may stand between digits of a prefixed number.
+/// may stand between digits.
 pub fn parse_uint(text: &str) -> Result<u64, NumberError> {
     let lower = text.to_ascii_lowercase();
     let (digits, radix) = match lower.as_bytes() {
@@ -35,15 +35,23 @@ pub fn parse_uint(text: &str) -> Result<u64, NumberError> {
         [b'0', _, ..] => (&lower[1..], 8),
         _ => (lower.as_str(), 10),
     };
-    let digits = if radix == 10 {
-        digits.to_owned()
-    } else {
-        digits.replace('_', "")
-    };
+    if !are_between_digits(&lower) {
+        return Err(NumberError::Syntax);
+    }
+    let digits = digits.replace('_', "");
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return Err(NumberError::Syntax);
     }
     u64::from_str_radix(&digits, radix).map_err(|_| NumberError::Range)
+}
+
+/// Whether each underscore stands between two digits, or behind what tells the radix.
+fn are_between_digits(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_alphanumeric);
+    let underscores = (0..bytes.len()).filter(|at| bytes[*at] == b'_');
+    let mut stand_well = underscores.map(|at| at > 0 && is_digit(at - 1) && is_digit(at + 1));
+    stand_well.all(|stands_well| stands_well)
 }
 
 /// Reads a signed integer, spelled like [`parse_uint`]'s with a sign before it.
@@ -215,13 +223,17 @@ mod tests {
     #[test]
     fn numbers_of_every_radix() {
         assert_eq!(parse_uint("0x1_0"), Ok(16));
+        assert_eq!(parse_uint("0x_10"), Ok(16));
+        assert_eq!(parse_uint("1_000"), Ok(1000));
         assert_eq!(parse_uint("010"), Ok(8));
         assert_eq!(parse_uint("0"), Ok(0));
         assert_eq!(parse_int("-5"), Ok(-5));
         assert_eq!(parse_int("-9223372036854775808"), Ok(i64::MIN));
         assert_eq!(parse_int("9223372036854775808"), Err(NumberError::Range));
         assert_eq!(parse_uint("99999999999999999999"), Err(NumberError::Range));
-        for text in ["", "-1", "x", "0x", "1_000", "--1", "09", "+1", "é"] {
+        for text in [
+            "", "-1", "x", "0x", "_1", "1_", "1__0", "0_", "--1", "09", "+1", "é",
+        ] {
             assert_eq!(parse_uint(text), Err(NumberError::Syntax), "{text}");
         }
     }

@@ -20,6 +20,7 @@ pub fn advise(settings: &Settings, config: &Config) {
     }
     if config.name == DEFAULT_NAME {
         warn!(
+            "name" = %config.name,
             "it isn't recommended to use default name, please set a value for --name. \
              Note that etcd might run into issue when multiple members have the same default name"
         );
@@ -36,7 +37,7 @@ pub fn advise(settings: &Settings, config: &Config) {
         );
     }
     if let Some(quota) = config.quota_bytes.filter(|quota| *quota > QUOTA_RECOMMENDED_MAX) {
-        info!(
+        warn!(
             "quota-size-bytes" = quota,
             "quota-maximum-size-bytes" = QUOTA_RECOMMENDED_MAX,
             "quota exceeds the maximum value"

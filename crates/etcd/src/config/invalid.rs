@@ -34,6 +34,8 @@ pub enum Invalid {
         "KeyFile and CertFile must both be present[key: {key}, cert: {cert}] (--discovery-key, --discovery-cert)"
     )]
     DiscoveryKeyPair { key: String, cert: String },
+    #[error("--{0} must be >=0 (set to {1})")]
+    NotNegative(&'static str, i64),
     #[error("--{0} must be >0 (set to {1})")]
     NotPositive(&'static str, String),
     #[error(
@@ -90,6 +92,7 @@ impl Invalid {
             Invalid::DiscoveryHalf => &["discovery_token", "discovery_endpoints"],
             Invalid::DiscoveryEndpointEmpty => &["discovery_endpoints"],
             Invalid::DiscoveryKeyPair { .. } => &["discovery_key", "discovery_cert"],
+            Invalid::NotNegative(..) => &["max_learners"],
             Invalid::NotPositive("heartbeat-interval", _) => &["heartbeat_interval"],
             Invalid::NotPositive("compact-hash-check-time", _) => &["compact_hash_check_time"],
             Invalid::NotPositive(..) | Invalid::ElectionTooLong(_) => &["election_timeout"],

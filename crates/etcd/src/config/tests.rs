@@ -131,6 +131,7 @@ fn refusals_are_in_etcds_words() {
             &["--listen-client-urls=http://127.0.0.1:7777"],
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),
+        (&["--max-learners=-1"], "--max-learners must be >=0 (set to -1)"),
         (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
         (
             &["--auto-compaction-mode=foo"],
@@ -405,6 +406,8 @@ fn history_to_keep_is_hours_a_duration_or_revisions() {
         AutoCompaction::Periodic(Duration::from_secs(300))
     );
     assert_eq!(of("periodic", "0s"), AutoCompaction::Off);
+    assert_eq!(of("periodic", ""), AutoCompaction::Off);
+    assert_eq!(of("revision", ""), AutoCompaction::Off);
     assert_eq!(of("revision", "1000"), AutoCompaction::Revision(1000));
     assert!(
         refusal(&[
@@ -413,6 +416,27 @@ fn history_to_keep_is_hours_a_duration_or_revisions() {
         ])
         .contains("1h")
     );
+}
+
+#[test]
+fn a_file_may_leave_how_long_a_certificate_is_good_to_the_default() {
+    let args = ["--config-file=f".to_owned()];
+    let file = |_: &str| Ok("self-signed-cert-validity: 0\n".to_owned());
+    match parse(&args, &[], file) {
+        Ok(Invocation::Serve(settings)) => {
+            assert_eq!(build(&settings, || None).unwrap().self_signed_cert_validity, 1);
+        }
+        other => panic!("no server: {other:?}"),
+    }
+    assert_eq!(
+        config(&["--self-signed-cert-validity=0"]).self_signed_cert_validity,
+        0
+    );
+}
+
+#[test]
+fn a_list_of_members_that_is_left_empty_is_not_this_member_alone() {
+    assert!(config(&["--initial-cluster="]).initial_cluster.is_empty());
 }
 
 #[test]

@@ -459,6 +459,12 @@ mod tests {
     }
 
     #[test]
+    fn what_etcd_does_not_look_at_may_be_anything() {
+        let settings = settings("v2-deprecation: not-yet\n");
+        assert!(settings.is_given("v2_deprecation"));
+    }
+
+    #[test]
     fn json_is_yaml() {
         let settings = settings(
             "{\n\t\"name\": \"m1\",\n\t\"max-txn-ops\": 7,\n\t\"client-transport-security\": {\"auto-tls\": true},\n\t\"cipher-suites\": []\n}",

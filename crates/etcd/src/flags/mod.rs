@@ -495,6 +495,11 @@ impl Parser {
             return Ok(());
         };
         let text = setting.text();
+        // In a file, etcd does not even look at this one, whose earlier values are still around.
+        if flag.field == "v2_deprecation" {
+            self.record(flag, text, &Source::Line(entry.line));
+            return Ok(());
+        }
         let flags = &mut self.settings.flags;
         let set = match setting {
             Setting::Text(text) => (flag.set)(flags, &text),

@@ -117,7 +117,7 @@ macro_rules! flags {
             help: $help,
             kind: <$kind as Value>::KIND,
             set: |flags, text| {
-                flags.$field = Value::parse(text)?;
+                flags.$field.again(Value::parse(text)?);
                 Ok(())
             },
             set_items: |flags, items| {

@@ -89,6 +89,19 @@ fn every_way_to_write_a_flag() {
 }
 
 #[test]
+fn gates_add_up_and_the_last_setting_of_each_holds() {
+    let args = [
+        "--experimental-initial-corrupt-check",
+        "--feature-gates=LeaseCheckpoint=true,CompactHashCheck=true",
+        "--feature-gates=LeaseCheckpointPersist=true,CompactHashCheck=false",
+    ];
+    let settings = settings(&args, &[]);
+    let enabled = |gate| settings.flags.feature_gates.enabled(gate);
+    assert!(enabled(Gate::InitialCorruptCheck) && enabled(Gate::LeaseCheckpoint));
+    assert!(enabled(Gate::LeaseCheckpointPersist) && !enabled(Gate::CompactHashCheck));
+}
+
+#[test]
 fn refusals_of_the_command_line() {
     for (args, problem) in [
         (&["--nope"][..], "flag provided but not defined: -nope"),
@@ -133,6 +146,10 @@ fn refusals_of_the_command_line() {
         (
             &["--v2-deprecation=not-yet"],
             "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\"",
+        ),
+        (
+            &["--warning-apply-duration=-1s"],
+            "invalid value \"-1s\" for flag -warning-apply-duration: parse error",
         ),
         (
             &["--grpc-keepalive-interval=5"],

@@ -30,6 +30,11 @@ pub trait Value: Sized + PartialEq {
     /// Reads what a user wrote. The error becomes the end of `invalid value "x" for flag -y: …`.
     fn parse(text: &str) -> Result<Self, String>;
 
+    /// The value of a flag that is given once more: that of the last time.
+    fn again(&mut self, later: Self) {
+        *self = later;
+    }
+
     /// Reads the items of a list.
     fn parse_items(items: Vec<String>) -> Result<Self, String> {
         Self::parse(&items.join(","))
@@ -137,6 +142,11 @@ impl Value for Gates {
 
     fn parse(text: &str) -> Result<Self, String> {
         Gates::parse(text)
+    }
+
+    /// The last time counts for what it names.
+    fn again(&mut self, later: Self) {
+        self.extend(later);
     }
 }
 

@@ -135,10 +135,13 @@ impl Plan {
             "capnslog" => return Err("--logger=capnslog is removed in v3.5".into()),
             other => return Err(format!("unknown logger option {other:?}")),
         }
-        let least = Severity::parse(&flags.log_level)
-            .ok_or_else(|| format!("unrecognized level: {:?}", flags.log_level))?;
+        let least = match flags.log_level.as_str() {
+            "" => Some(Severity::Info),
+            level => Severity::parse(level),
+        };
+        let least = least.ok_or_else(|| format!("unrecognized level: {:?}", flags.log_level))?;
         let format = match flags.log_format.as_str() {
-            "json" => Format::Json,
+            "" | "json" => Format::Json,
             "console" => Format::Console,
             other => {
                 return Err(format!(
@@ -630,6 +633,12 @@ mod tests {
                 .map(|_| ())
                 .unwrap_err()
         };
+        let unsaid = Flags {
+            log_level: String::new(),
+            log_format: String::new(),
+            ..Flags::default()
+        };
+        assert!(Plan::new(&unsaid).is_ok_and(|plan| plan.least == Severity::Info));
         assert_eq!(
             log(|flags| flags.logger = "foo".into()),
             "unknown logger option \"foo\""

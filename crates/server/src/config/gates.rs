@@ -103,6 +103,11 @@ impl Gates {
         self.set.push((gate, on));
     }
 
+    /// Turns on and off what others do, after what was set so far.
+    pub fn extend(&mut self, others: Gates) {
+        self.set.extend(others.set);
+    }
+
     /// Parses `A=true,B=false`; the error is in etcd's words.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut gates = Gates::default();
