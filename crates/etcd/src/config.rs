@@ -23,7 +23,7 @@ use crate::flags::{DiscoveryFallback, FLAGS, Flags, Settings};
 
 pub use advice::advise;
 use discovery::{discovery, endpoints};
-pub use invalid::Invalid;
+pub use invalid::{Invalid, locate};
 use tls::{check_tls, client_tls, peer_tls};
 
 /// Quota when none is asked for.

@@ -131,7 +131,7 @@ fn check_config(settings: &Settings, shape: Shape) -> ExitCode {
     let _ = stdout().write_all(check::show(settings, &config, shape).as_bytes());
     match server::check(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed_to_verify(&&error.to_string()),
+        Err(error) => failed_to_verify(&config::locate(settings, &error)),
     }
 }
 
@@ -172,11 +172,11 @@ fn serve(settings: &Settings, args: &[String]) -> ExitCode {
     match ended {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(signal)) => die_by(signal),
-        Err(error) => failed(&error, discovery.as_ref()),
+        Err(error) => failed(&error, settings, discovery.as_ref()),
     }
 }
 
-fn failed(error: &RunError, discovery: Option<&Discovery>) -> ExitCode {
+fn failed(error: &RunError, settings: &Settings, discovery: Option<&Discovery>) -> ExitCode {
     match (error, discovery) {
         (
             RunError::Bootstrap(BootstrapError::Register(JoinError::Full)),
@@ -189,6 +189,10 @@ fn failed(error: &RunError, discovery: Option<&Discovery>) -> ExitCode {
                 "failed to bootstrap; discovery token was already used"
             );
             warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
+        }
+        (RunError::Listen(_) | RunError::Tokens(_) | RunError::Bootstrap(_), _) => {
+            let error = config::locate(settings, error);
+            error!(level = "fatal", error, "failed to start etcd");
         }
         _ => error!(level = "fatal", %error, "failed to start etcd"),
     }

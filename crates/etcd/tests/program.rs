@@ -124,6 +124,26 @@ fn a_file_of_settings_that_makes_no_sense_is_code_1_and_names_the_line() {
         refusal("name: a\n\nheartbeat-interval: 0\n"),
         format!("{shown}: line 3: --heartbeat-interval must be >0 (set to 0ms)")
     );
+    for (file, lines) in [
+        (
+            "listen-client-urls: https://127.0.0.1:1\nadvertise-client-urls: https://127.0.0.1:1\n\
+             client-transport-security:\n  cert-file: /nowhere/c.pem\n  key-file: /nowhere/c\n",
+            "line 5",
+        ),
+        (
+            "listen-client-urls: http://127.0.0.1:1\n\nlisten-client-http-urls: http://127.0.0.1:1\n",
+            "line 1, line 3",
+        ),
+        ("initial-cluster: b=http://127.0.0.1:1\n", "line 1"),
+        ("auth-token: 'jwt,sign-method=RS256,pub-key=/nowhere'\n", "line 1"),
+    ] {
+        std::fs::write(&path, file).expect("it is written");
+        let output = etcd(&["check-config", &format!("--config-file={shown}")], &[]);
+        let log = text(&output.stderr);
+        let line: Value = serde_json::from_str(log.lines().last().expect("a line")).expect("it is JSON");
+        let error = line["error"].as_str().expect("a text");
+        assert!(error.starts_with(&format!("{shown}: {lines}: ")), "{error}");
+    }
     let output = etcd(&[], &[("ETCD_CONFIG_FILE", "/nowhere")]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(

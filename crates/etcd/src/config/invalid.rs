@@ -1,5 +1,8 @@
 //! What can be wrong with the settings, in etcd's words where etcd has some, and where it stands.
 
+use std::collections::BTreeSet;
+
+use server::RunError;
 use server::config::{SuiteError, Url, UrlError};
 use thiserror::Error;
 
@@ -118,17 +121,47 @@ impl Invalid {
 
     /// What is wrong, and where in the file of settings, if they come from one.
     pub fn explain(&self, settings: &Settings) -> String {
-        let Some(path) = &settings.file else {
-            return self.to_string();
-        };
-        let lines = self.fields().iter().filter_map(|field| settings.given(field));
-        let lines = lines.filter_map(|given| match given.source {
-            Source::Line(line) => Some(format!("line {line}")),
+        let is_meant = |field: &str, _: &str| self.fields().contains(&field);
+        located(settings, &self.to_string(), is_meant)
+    }
+}
+
+/// What a start has to say of settings, and where in their file those are that it names: flags, or what is behind them,
+/// as files and URLs.
+pub fn locate(settings: &Settings, error: &RunError) -> String {
+    let problem = &error.to_string();
+    let fields: &[_] = match error {
+        RunError::Bootstrap(_) => &["initial_cluster", "name"],
+        _ => &[],
+    };
+    let names = |word: &str| {
+        let goes_on = |next: char| next.is_alphanumeric() || "-_./".contains(next);
+        let mut found = problem.match_indices(word);
+        found.any(|(at, _)| !problem[at + word.len()..].starts_with(goes_on))
+    };
+    let is_meant = |field: &str, text: &str| {
+        let mut values = text.split([',', '=']).filter(|value| value.contains('/'));
+        fields.contains(&field) || names(&format!("--{}", field.replace('_', "-"))) || values.any(names)
+    };
+    located(settings, problem, is_meant)
+}
+
+fn located(settings: &Settings, problem: &str, is_meant: impl Fn(&str, &str) -> bool) -> String {
+    let Some(path) = &settings.file else {
+        return problem.to_owned();
+    };
+    let meant = settings
+        .all_given()
+        .filter(|(field, given)| is_meant(field, &given.text));
+    let lines: BTreeSet<_> = meant
+        .filter_map(|(_, given)| match given.source {
+            Source::Line(line) => Some(line),
             Source::Flag | Source::Variable(_) => None,
-        });
-        match lines.collect::<Vec<_>>().join(", ") {
-            lines if lines.is_empty() => format!("{path}: {self}"),
-            lines => format!("{path}: {lines}: {self}"),
-        }
+        })
+        .collect();
+    let lines: Vec<_> = lines.iter().map(|line| format!("line {line}")).collect();
+    match lines.join(", ") {
+        lines if lines.is_empty() => format!("{path}: {problem}"),
+        lines => format!("{path}: {lines}: {problem}"),
     }
 }

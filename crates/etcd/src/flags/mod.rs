@@ -88,6 +88,11 @@ impl Settings {
         self.given.contains_key(field)
     }
 
+    /// All that was set, by the flags' field names.
+    pub fn all_given(&self) -> impl Iterator<Item = (&'static str, &Given)> {
+        self.given.iter().map(|(field, given)| (*field, given))
+    }
+
     /// How the flag with this field name was set, if it was.
     pub fn given(&self, field: &str) -> Option<&Given> {
         self.given.get(field)
