@@ -146,7 +146,9 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
     let progress_ms = config.watch_progress_interval.as_millis() as u64;
     let watch_options = watch::Options {
         limits: watch::Limits {
-            fragment_bytes: config.max_request_bytes + crate::GRPC_OVERHEAD_BYTES,
+            fragment_bytes: config
+                .max_request_bytes
+                .saturating_add(crate::GRPC_OVERHEAD_BYTES),
             ..Default::default()
         },
         ..Default::default()

@@ -74,7 +74,8 @@ impl kv_server::Kv for Kv {
         let options = machine::range_options(&request);
         node.may_read(&who, &options.range).map_err(status)?;
         // It has one message at a time in memory.
-        let room = room(&node, &head, 2 * node.config.max_request_bytes as u64).await?;
+        let two_messages = (node.config.max_request_bytes as u64).saturating_mul(2);
+        let room = room(&node, &head, two_messages).await?;
         node.metrics.mvcc_range_total.inc();
         let pieces = Pieces::new(node, who, options)?;
         let stream = futures_util::stream::try_unfold(Some(pieces), |pieces| async move {
@@ -473,7 +474,7 @@ impl Pieces {
         let target = self.node.config.max_request_bytes;
         if bytes < target / 2 {
             self.chunk = (self.chunk * 2).min(STREAM_CHUNK_MAX);
-        } else if bytes > target * 2 {
+        } else if bytes / 2 > target {
             self.chunk = (self.chunk / 2).max(1);
         }
     }
