@@ -130,7 +130,7 @@ fn messages_that_are_looked_for_are_in_the_code() {
         }
     }
     let mut code = String::new();
-    for name in ["etcd", "server", "peer", "tls"] {
+    for name in ["etcd", "server", "peer", "tls", "proxy"] {
         read(
             &Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("..")
