@@ -5,6 +5,7 @@
 //! * It has certainly not reached a server: again, whatever it is (most of this happens in [`crate::channel`]).
 //! * The server says that it is unavailable, or the connection broke: again if the call only reads, or may be carried
 //!   out twice. A write is not repeated, because it may have been carried out.
+//! * The member knows no leader, and was told to look first: again.
 //! * The token is no longer good: again with another one.
 //!
 //! Between rounds along a majority of the endpoints there is a wait. All limits are those of etcd's own client.
@@ -36,6 +37,9 @@ pub enum Repeat {
 
 /// The refusal of a member that has no vote: another one may serve.
 const LEARNER: &str = "etcdserver: rpc not supported for learner";
+
+/// The refusal of a member that was told to look for a leader first, and knows none.
+pub const NO_LEADER: &str = "etcdserver: no leader";
 
 /// What of etcd's API this client knows, as it says with every call.
 const API_VERSION: &str = "3.7";
@@ -138,8 +142,11 @@ impl Client {
     fn next(&self, failure: &Failure, repeat: Repeat) -> Next {
         let may_repeat = |may| if may { Next::Again } else { Next::GiveUp };
         match failure {
+            Failure::Lost(Lost { is_foreign: true, .. }) => may_repeat(self.core.channel.len() > 1),
             Failure::Lost(Lost { is_untouched, .. }) => may_repeat(*is_untouched || repeat == Repeat::Freely),
             Failure::Status(status) if self.may_renew(status.message()) => Next::RenewToken,
+            // It has not begun; another member may know a leader, or this one soon.
+            Failure::Status(status) if self.requires_leader && status.message() == NO_LEADER => Next::Again,
             Failure::Status(status) if status.message() == LEARNER => may_repeat(self.core.channel.len() > 1),
             Failure::Status(status) => {
                 let passes = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);

@@ -11,8 +11,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, select_all};
+use http::header::CONTENT_TYPE;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use rand::Rng;
@@ -150,6 +151,7 @@ impl Channel {
             let (line, sender) = self.ready().await;
             line.aim(&mut request);
             match SendRequest::clone(&sender).try_send_request(request).await {
+                Ok(response) if is_foreign(&response) => return Err(line.foreign(response.status())),
                 Ok(response) => return Ok(response.map(|body| Answer { body, line })),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => {
@@ -258,6 +260,16 @@ impl Line {
             endpoint: self.endpoint.to_string(),
             cause: last_source(error),
             is_untouched: is_untouched(error),
+            is_foreign: false,
+        }
+    }
+
+    fn foreign(&self, status: StatusCode) -> Lost {
+        Lost {
+            endpoint: self.endpoint.to_string(),
+            cause: format!("it answers {status}"),
+            is_untouched: true,
+            is_foreign: true,
         }
     }
 }
@@ -268,6 +280,14 @@ impl Drop for Line {
             keeper.abort();
         }
     }
+}
+
+/// Whether this is no answer to a call, but that of a web server which knows no such path: a peer port, or one for
+/// metrics. What a proxy says that has lost its server is not meant.
+fn is_foreign(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    !is_grpc && !response.status().is_server_error()
 }
 
 /// Whether the server says that it has not begun with a call: it refuses the stream, or was about to leave.

@@ -134,6 +134,14 @@ impl Dialer {
             Some(Tls::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Cause::WrongName(text),
+            Some(Tls::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
+                let since = apart(time.as_secs(), not_after.as_secs());
+                Cause::NotValidNow(format!("it expired {since} ago"))
+            }
+            Some(Tls::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before })) => {
+                let until = apart(not_before.as_secs(), time.as_secs());
+                Cause::NotValidNow(format!("it becomes valid in {until}"))
+            }
             Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented) => Cause::NotTrusted(text),
             Some(Tls::AlertReceived(alert)) => self.alert_cause(*alert, text),
             Some(_) => Cause::Handshake(text),
@@ -323,5 +331,14 @@ impl AsyncWrite for Listening {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+/// How far two times are from each other, as precisely as people want to know it.
+fn apart(later: u64, earlier: u64) -> String {
+    match later.saturating_sub(earlier) / 60 {
+        minutes if minutes < 120 => format!("{minutes} minutes"),
+        minutes if minutes < 2880 => format!("{} hours", minutes / 60),
+        minutes => format!("{} days", minutes / 1440),
     }
 }

@@ -115,6 +115,9 @@ pub enum Cause {
     /// The server's certificate is signed by nobody who is trusted.
     #[error("the server's certificate is not trusted: {0}")]
     NotTrusted(String),
+    /// The server's certificate has expired, or is of the future.
+    #[error("the server's certificate is not valid now: {0}")]
+    NotValidNow(String),
     /// The server's certificate is for somebody else.
     #[error("the server's certificate is for another name: {0}")]
     WrongName(String),
@@ -127,7 +130,7 @@ pub enum Cause {
     /// The handshake failed for another reason.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
-    /// Who answers speaks no HTTP/2.
+    /// Who answers speaks no HTTP/2, or knows no such call.
     #[error("the server does not speak gRPC: {0}")]
     NotGrpc(String),
     /// It took too long.
@@ -146,6 +149,8 @@ pub struct Lost {
     pub cause: String,
     /// Whether the server has certainly not begun with the call.
     pub is_untouched: bool,
+    /// Whether who answers serves HTTP and no etcd.
+    pub is_foreign: bool,
 }
 
 /// The answer to an attempt at a call that was no success.
@@ -184,6 +189,15 @@ fn lost(status: &Status) -> Option<Lost> {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
+            Failure::Lost(Lost {
+                endpoint,
+                cause,
+                is_foreign: true,
+                ..
+            }) => Error::Unreachable(Unreachable {
+                endpoint,
+                cause: Cause::NotGrpc(cause),
+            }),
             Failure::Lost(Lost { endpoint, cause, .. }) => Error::Lost { endpoint, cause },
             Failure::Status(status) => Error::Server {
                 code: status.code(),

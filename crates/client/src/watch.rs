@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::info;
 
-use crate::call::{Again, jittered, next};
+use crate::call::{Again, NO_LEADER, jittered, next};
 use crate::namespace::{Enter, Leave};
 use crate::{Client, Error};
 
@@ -43,7 +43,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const RENEWALS_MAX: u32 = 3;
 
 const PATH: &str = "/etcdserverpb.Watch/Watch";
-const NO_LEADER: &str = "etcdserver: no leader";
 
 type Event = Result<WatchResponse, Error>;
 

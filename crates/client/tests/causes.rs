@@ -27,7 +27,7 @@ async fn cause(endpoint: &str, tls: Option<Settings>) -> Option<Cause> {
     // As long as the second look may take, and a bit.
     match client.with_timeout(Duration::from_secs(3)).range(range).await {
         Ok(_) => None,
-        Err(Error::Deadline(Some(last))) => Some(last.cause),
+        Err(Error::Deadline(Some(last)) | Error::Unreachable(last)) => Some(last.cause),
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -115,5 +115,53 @@ async fn each_cause_has_a_name_of_its_own() {
             "{stranger:?}"
         );
         assert!(matches!(untrusted, Some(Cause::NotTrusted(_))), "{untrusted:?}");
+    }
+}
+
+/// Our port for peers answers, and is not what is looked for. (Go's carries out calls.)
+#[tokio::test]
+async fn a_port_of_etcd_that_is_not_for_clients_is_no_etcd() {
+    for program in programs().first() {
+        let server = Server::start(program, &[]).await.unwrap();
+        let found = cause(&server.peer_url(), None).await;
+        assert!(matches!(found, Some(Cause::NotGrpc(_))), "{found:?}");
+    }
+}
+
+/// A certificate of the past is told from one of somebody unknown: another authority would not help.
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_named_as_that() {
+    for program in programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let authority = Authority::new("good").unwrap();
+        write(&folder.join("ca.pem"), authority.pem()).unwrap();
+        let past = Ask {
+            years: (2020, 2021),
+            ..Ask::new("server", 2)
+        };
+        let past = authority.sign(&past).unwrap();
+        past.write(folder, "server").unwrap();
+        let (ports, port) = (Ports::free(), Ports::next());
+        let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());
+        let flags = [
+            format!(
+                "--listen-client-urls=http://127.0.0.1:{},https://127.0.0.1:{port}",
+                ports.client
+            ),
+            file("cert-file", "server.pem"),
+            file("key-file", "server.key"),
+        ];
+        let mut server = Server::prepared(&program, &flags, ports, Server::alone(ports)).unwrap();
+        server.resume().await.unwrap();
+        let tls = Settings {
+            trust: Trust::Authorities(folder.join("ca.pem")),
+            ..Settings::default()
+        };
+        let found = cause(&format!("127.0.0.1:{port}"), Some(tls)).await;
+        assert!(
+            matches!(&found, Some(Cause::NotValidNow(why)) if why.ends_with("days ago")),
+            "{found:?}"
+        );
     }
 }

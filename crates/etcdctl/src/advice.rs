@@ -15,14 +15,14 @@ impl From<Error> for Failure {
                 "The endpoint is connected and does not answer in time: the cluster may have no leader, or is too \
                  busy. Ask it with `etcdctl endpoint status --cluster`, or wait longer with --command-timeout.",
             ),
-            Error::Server { ref message, .. } => {
-                let failure = Failure::new(Status::Error, message);
-                match cure_of(message) {
+            other => {
+                let text = other.to_string();
+                let failure = Failure::new(Status::Error, &text);
+                match cure_of(&text) {
                     Some(cure) => failure.cure(cure),
                     None => failure,
                 }
             }
-            other => Failure::new(Status::Error, other),
         }
     }
 }
@@ -58,6 +58,7 @@ pub fn cause(why: &Unreachable) -> String {
         Cause::PlainServer => format!("{endpoint} speaks plain text, and was called with TLS"),
         Cause::TlsServer => format!("{endpoint} speaks TLS, and was called in plain text"),
         Cause::NotTrusted(why) => format!("{endpoint} shows a certificate that is not trusted ({why})"),
+        Cause::NotValidNow(why) => format!("{endpoint} shows a certificate that is not valid now ({why})"),
         Cause::WrongName(why) => format!("{endpoint} shows a certificate for another name ({why})"),
         Cause::CertificateRequired(_) => format!("{endpoint} asks for a client certificate"),
         Cause::CertificateRefused(why) => {
@@ -79,6 +80,7 @@ fn unreachable(why: &Unreachable) -> Failure {
             "Use https:// in --endpoints, and name the authority of its certificate with --cacert."
         }
         Cause::NotTrusted(_) => "Name the file of the authority that signed it with --cacert.",
+        Cause::NotValidNow(_) => "It has to be renewed; or a clock is wrong, there or here.",
         Cause::WrongName(_) => "Use a name in --endpoints that is in the certificate.",
         Cause::CertificateRequired(_) => "Show one with --cert and --key.",
         Cause::CertificateRefused(_) => {
@@ -94,17 +96,60 @@ fn unreachable(why: &Unreachable) -> Failure {
     Failure::new(Status::Error, cause(why)).cure(cure)
 }
 
-/// What to do about some refusals of a server.
+/// What to do about some errors.
 fn cure_of(message: &str) -> Option<&'static str> {
-    match message.strip_prefix("etcdserver: ")? {
-        "mvcc: database space exceeded" => Some(
-            "Compact old revisions, defragment (`etcdctl defrag`), and clear the alarm with `etcdctl alarm disarm`; or \
-             raise the server's --quota-backend-bytes.",
-        ),
-        "user name is empty" => Some("Users are asked for: say who you are with --user=name:password."),
-        "request is too large" => Some("The server's --max-request-bytes says how large a request may be."),
-        _ => None,
+    match message.strip_prefix("etcdserver: ") {
+        Some(refusal) => cure_of_refusal(refusal),
+        None if message.ends_with(" is no endpoint") => {
+            Some("An endpoint is host:port, http://host:port, https://host:port, or unix:path.")
+        }
+        None if message.starts_with("trying to send message larger than max") => {
+            Some("--max-request-bytes says how large a request may be, here and for the server.")
+        }
+        None if message.starts_with("unknown method ") => {
+            Some("The server is of a release that does not have this yet.")
+        }
+        None => None,
     }
+}
+
+/// The same for what a server says.
+fn cure_of_refusal(refusal: &str) -> Option<&'static str> {
+    Some(match refusal {
+        "mvcc: database space exceeded" => {
+            "Compact old revisions (`etcdctl compaction`), give their space back (`etcdctl defrag`; not needed if the \
+             server is Keelson), and clear the alarm with `etcdctl alarm disarm`; or raise the server's \
+             --quota-backend-bytes."
+        }
+        "mvcc: required revision has been compacted" => {
+            "What was before the last compaction is gone. Without --rev it is the newest revision that counts."
+        }
+        "mvcc: required revision is a future revision" => {
+            "`etcdctl endpoint status -w fields` tells the newest revision."
+        }
+        "corrupt cluster" | "corrupt alarm" => {
+            "A member's data differs from the others'. `etcdctl alarm list` names it: remove it with \
+             `etcdctl member remove`, and add it again with an empty data folder."
+        }
+        "no leader" | "not leader" | "leader changed" => {
+            "No majority of the members sees each other. `etcdctl endpoint status --cluster` shows who can be reached."
+        }
+        "user name is empty" => "Users are asked for: say who you are with --user=name:password.",
+        "authentication failed, invalid user ID or password" => "Are --user and --password right?",
+        "permission denied" => {
+            "The user's roles do not permit this: `etcdctl user get <name> --detail`, called by root, shows what they do."
+        }
+        "request is too large" => "The server's --max-request-bytes says how large a request may be.",
+        "too many requests" => "The server has more to do than it can; try again later.",
+        "re-configuration failed due to not enough started members" | "unhealthy cluster" => {
+            "`etcdctl endpoint status --cluster` shows which members can be reached."
+        }
+        "can only promote a learner member which is in sync with leader" => {
+            "It is still catching up; try again later."
+        }
+        "invalid auth token" => "Show a token that has not expired, or sign in with --user.",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -138,6 +183,9 @@ mod tests {
             "Error: etcdserver: requested lease not found\n"
         );
         assert!(shown(server("etcdserver: user name is empty")).contains("--user="));
+        assert!(shown(server("unknown method RangeStream for service etcdserverpb.KV")).contains("release"));
+        let larger = Error::TooLarge { size: 3, max: 2 };
+        assert!(shown(larger).contains("--max-request-bytes"));
     }
 
     #[test]
