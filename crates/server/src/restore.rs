@@ -123,9 +123,27 @@ pub fn restore(restore: &Restore, report: Report<'_>) -> Result<(), RestoreError
     let member = restore.data_dir.join("member");
     let wal_dir = restore.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
     check_free(&*disk, restore, &wal_dir)?;
-    check_sum(&*disk, restore, report)?;
+    let made = make(&disk, restore, [&member, &wal_dir], report);
+    if made.is_err() {
+        for folder in [&member, &wal_dir] {
+            // Half a folder would be in the way of the next attempt; none is as good.
+            let _ = disk.remove_dir_all(folder);
+        }
+    }
+    made
+}
+
+/// The same, where nothing is in the way.
+fn make(
+    disk: &Arc<dyn Disk>,
+    restore: &Restore,
+    [member, wal_dir]: [&Path; 2],
+    report: Report<'_>,
+) -> Result<(), RestoreError> {
     let snap_dir = member.join("snap");
+    // First, because it is soon done, and a large file takes long to check.
     disk.create_dir_all(&snap_dir).map_err(at(&snap_dir))?;
+    check_sum(&**disk, restore, report)?;
     let beginning = found_as(&restore.name, &restore.initial_cluster, &restore.token);
     let founders = Founders {
         members: &beginning.members,
@@ -138,12 +156,12 @@ pub fn restore(restore: &Restore, report: Report<'_>) -> Result<(), RestoreError
     let change = Change::Founders(founders.clone());
     let db = snap_dir.join("db");
     let written = |done, total| report("writing", done, total);
-    image::rewrite(&*disk, &restore.backup, &db, &change, written)?;
+    image::rewrite(&**disk, &restore.backup, &db, &change, written)?;
     let metadata = Metadata {
         node_id: beginning.id.0,
         cluster_id: beginning.cluster_id.0,
     };
-    write_log(&disk, &snap_dir, &wal_dir, &metadata, &founders)
+    write_log(disk, &snap_dir, wal_dir, &metadata, &founders)
 }
 
 /// Nothing is overwritten.

@@ -81,7 +81,9 @@ impl Store {
 
 /// Makes the folder, durably.
 fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !disk.exists(dir)).collect();
+    // The last ancestor of a relative path is empty, and is there.
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !disk.exists(dir);
+    let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
     disk.create_dir_all(dir).map_err(DiskError::at("creating", dir))?;
     for made in missing {
         let parent = env::parent(made);
