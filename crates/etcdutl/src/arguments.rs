@@ -18,7 +18,7 @@ use types::go;
 )]
 #[command(args_override_self = true)]
 pub struct Arguments {
-    /// Output format: simple, fields, json, or table.
+    /// Output format: simple, fields, json, table, or yaml.
     #[arg(long, short, global = true, default_value = "simple")]
     pub write_out: String,
     /// How long to wait for a folder that somebody else has open; 0 is for ever.
@@ -83,6 +83,11 @@ pub enum Command {
         /// Which shell.
         shell: Shell,
     },
+    /// Writes the manual pages into a folder
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Prints the version
     Version,
 }
@@ -125,7 +130,7 @@ pub struct Restore {
           action = clap::ArgAction::Set, value_parser = go_bool, hide_default_value = true)]
     pub skip_hash_check: bool,
     /// Go's; the file is not mapped here.
-    #[arg(long, default_value = "0", hide = true)]
+    #[arg(long, default_value = "10737418240", hide = true)]
     pub initial_memory_map_size: u64,
     /// Skip so many revisions, so that none comes twice.
     #[arg(long, default_value = "0")]

@@ -9,6 +9,9 @@
 mod arguments;
 mod output;
 mod progress;
+#[cfg(test)]
+#[path = "../../etcdctl/src/surface.rs"]
+mod surface;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,47 +22,75 @@ use arguments::{Arguments, Command, Layout, Restore, Snapshot};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use env::RealDisk;
-use output::{Answer, Format};
+use output::{Answer, render};
 use server::config::{Url, VERSION, parse_initial_cluster};
 use server::convert::{Version, to_bolt, to_native};
-use server::restore::restore;
+use server::restore::{RestoreError, restore};
 use server::upkeep::{self, UpkeepError};
+use types::print::Format;
 
 /// How often a lock is looked at that somebody else has.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
-/// What goes wrong: an exit status of etcd's, and a text.
+/// What goes wrong: an exit status of etcd's, a text, and what to do about it.
 #[derive(Debug)]
 struct Failure {
     status: u8,
     text: String,
+    cure: Option<&'static str>,
 }
 
 impl Failure {
+    fn new(status: u8, text: impl ToString) -> Self {
+        Self {
+            status,
+            text: text.to_string(),
+            cure: None,
+        }
+    }
+
     /// The arguments are wrong.
     fn arguments(text: impl ToString) -> Self {
-        Self {
-            status: 128,
-            text: text.to_string(),
-        }
+        Self::new(128, text)
     }
 
     /// There is no such output format.
     fn feature(text: impl ToString) -> Self {
-        Self {
-            status: 4,
-            text: text.to_string(),
-        }
+        Self::new(4, text)
+    }
+
+    fn cure(self, cure: Option<&'static str>) -> Self {
+        Self { cure, ..self }
     }
 }
 
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self {
-            status: 1,
-            text: error.to_string(),
-        }
+        Self::new(1, error)
     }
+}
+
+/// What to do about a backup that was not restored.
+fn unrestored(error: &RestoreError) -> Failure {
+    let cure = match error {
+        RestoreError::DataDir(_) => {
+            "Name another folder with --data-dir, or move this one away: nothing is overwritten."
+        }
+        RestoreError::WalDir(_) => {
+            "Name another folder with --wal-dir, or move this one away: nothing is overwritten."
+        }
+        RestoreError::NoSum => {
+            "The file is cut short or no backup: save it again. One that was copied from a data folder has no sum, and \
+             is taken with --skip-hash-check."
+        }
+        RestoreError::WrongSum { .. } => "The file is damaged: take another backup.",
+        RestoreError::Bootstrap(_) => {
+            "--initial-cluster names all members, as name=URL,name=URL; this one is that of --name, with the URLs of \
+             --initial-advertise-peer-urls."
+        }
+        _ => return Failure::new(1, error),
+    };
+    Failure::new(1, error).cure(Some(cure))
 }
 
 fn main() -> ExitCode {
@@ -86,6 +117,7 @@ fn main() -> ExitCode {
         }
         Err(failure) => {
             eprintln!("Error: {}", failure.text);
+            failure.cure.iter().for_each(|cure| eprintln!("  {cure}"));
             ExitCode::from(failure.status)
         }
     }
@@ -93,16 +125,20 @@ fn main() -> ExitCode {
 
 /// Carries a command out; the answer is for standard output.
 fn run(arguments: Arguments) -> Result<String, Failure> {
-    let format =
-        Format::parse(&arguments.write_out).ok_or_else(|| Failure::feature("unsupported output format"))?;
+    let unsupported = || Failure::feature("unsupported output format").cure(Some(Format::ADVICE));
+    let format = Format::parse(&arguments.write_out).ok_or_else(unsupported)?;
     match arguments.command {
         Command::Snapshot {
             command: Snapshot::Status { file },
         } => {
             let file = only(file, "snapshot status requires exactly one argument")?;
             check_there(&file)?;
-            let status = image::status(&RealDisk, &file)?;
-            format.render(&Answer::Status(status)).map_err(Failure::feature)
+            let mut progress = progress::Progress::default();
+            let status = image::status(&RealDisk, &file, &mut |done, total| {
+                progress.at("reading", done, total);
+            })?;
+            drop(progress);
+            render(format, &Answer::Status(status)).map_err(Failure::feature)
         }
         Command::Snapshot {
             command: Snapshot::Restore(flags),
@@ -111,17 +147,22 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             let file = only(file, "hashkv requires exactly one argument")?;
             check_there(&file)?;
             let scratch = env::with_suffix(&file, ".hashkv");
-            let hash = image::hash_kv(&(Arc::new(RealDisk) as _), &file, &scratch, rev)?;
-            format.render(&Answer::Hash(hash)).map_err(Failure::feature)
+            let mut progress = progress::Progress::default();
+            let disk: Arc<dyn env::Disk> = Arc::new(RealDisk);
+            let hash = image::hash_kv(&disk, &file, &scratch, rev, &mut |done, total| {
+                progress.at("reading", done, total);
+            })?;
+            drop(progress);
+            render(format, &Answer::Hash(hash)).map_err(Failure::feature)
         }
         Command::Defrag { data_dir } => {
             let mut progress = progress::Progress::default();
             when_free(arguments.timeout, || {
                 upkeep::defrag(&data_dir, |done, total| progress.at("writing", done, total))
             })
-            .map_err(|error| Failure {
-                text: format!("Failed to defragment etcd data[{}] ({error})", data_dir.display()),
-                status: 1,
+            .map_err(|error| {
+                let folder = data_dir.display();
+                Failure::new(1, format!("Failed to defragment etcd data[{folder}] ({error})"))
             })?;
             Ok(String::new())
         }
@@ -154,6 +195,13 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             clap_complete::generate(shell, &mut Arguments::command(), "etcdutl", &mut script);
             Ok(String::from_utf8_lossy(&script).into_owned())
         }
+        Command::Man { folder } => {
+            let written = std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Arguments::command(), &folder));
+            written
+                .map_err(|error| Failure::new(1, format!("cannot write to {}: {error}", folder.display())))?;
+            Ok(String::new())
+        }
         Command::Version => Ok(format!("etcdutl version: {VERSION}\nAPI version: 3.7\n")),
     }
 }
@@ -168,19 +216,19 @@ fn only(mut files: Vec<PathBuf>, otherwise: &str) -> Result<PathBuf, Failure> {
 fn check_there(file: &Path) -> Result<(), Failure> {
     match file.exists() {
         true => Ok(()),
-        false => Err(Failure {
-            status: 1,
-            text: format!("stat {}: no such file or directory", file.display()),
-        }),
+        false => {
+            let text = format!("stat {}: no such file or directory", file.display());
+            Err(Failure::new(1, text))
+        }
     }
 }
 
 /// `X.Y`, and nothing else.
 fn target(text: &str) -> Result<Version, Failure> {
     let parsed = Version::parse(text).filter(|_| text.matches('.').count() == 1);
-    parsed.ok_or_else(|| Failure {
-        status: 1,
-        text: format!("wrong target version format, expected \"X.Y\", got {text:?}"),
+    parsed.ok_or_else(|| {
+        let text = format!("wrong target version format, expected \"X.Y\", got {text:?}");
+        Failure::new(1, text)
     })
 }
 
@@ -230,6 +278,20 @@ fn restore_as(flags: Restore) -> Result<String, Failure> {
         bump_revision: Some(flags.bump_revision).filter(|bump| *bump > 0),
     };
     let mut progress = progress::Progress::default();
-    restore(&wish, &mut |what, done, total| progress.at(what, done, total))?;
+    let restored = restore(&wish, &mut |what, done, total| progress.at(what, done, total));
+    drop(progress);
+    restored.map_err(|error| unrestored(&error))?;
     Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_flags_defaults_and_shorthands_are_etcdutls_and_those_that_are_ours() {
+        let table = include_str!("../surface/etcdutl.txt");
+        let differences = surface::differences(&Arguments::command(), table);
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
+    }
 }

@@ -1,7 +1,7 @@
 //! How answers look in every format, as etcdutl has them.
 
 use image::HashKv;
-use types::print::{self, size};
+use types::print::{self, Format, size};
 
 /// What a command found out.
 #[derive(Debug)]
@@ -10,16 +10,6 @@ pub enum Answer {
     Status(image::Status),
     /// The hash of its keys.
     Hash(HashKv),
-}
-
-/// Output formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Simple,
-    Fields,
-    Json,
-    Table,
-    Protobuf,
 }
 
 /// A field: its names in a table, among fields and in JSON, and its value.
@@ -32,41 +22,33 @@ struct Field {
     text: String,
 }
 
-impl Format {
-    /// The format of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "simple" => Some(Self::Simple),
-            "fields" => Some(Self::Fields),
-            "json" => Some(Self::Json),
-            "table" => Some(Self::Table),
-            "protobuf" => Some(Self::Protobuf),
-            _ => None,
-        }
-    }
-
-    /// The answer in it, or that there is no such form.
-    pub fn render(self, answer: &Answer) -> Result<String, &'static str> {
-        let fields = fields(answer);
-        let texts = || fields.iter().map(|field| field.text.clone()).collect::<Vec<_>>();
-        match self {
-            Self::Simple => Ok(texts().join(", ") + "\n"),
-            Self::Fields => Ok(fields
+/// The answer in a format, or that there is no such form.
+pub fn render(format: Format, answer: &Answer) -> Result<String, &'static str> {
+    let fields = fields(answer);
+    let texts = || fields.iter().map(|field| field.text.clone()).collect::<Vec<_>>();
+    match format {
+        Format::Simple => Ok(texts().join(", ") + "\n"),
+        Format::Fields => Ok(fields
+            .iter()
+            .map(|field| format!("\"{}\" : {}\n", field.field, field.value))
+            .collect()),
+        Format::Json => {
+            let fields = fields
                 .iter()
-                .map(|field| format!("\"{}\" : {}\n", field.field, field.value))
-                .collect()),
-            Self::Json => {
-                let fields = fields
-                    .iter()
-                    .map(|field| format!("{:?}:{}", field.json, field.value));
-                Ok(format!("{{{}}}\n", fields.collect::<Vec<_>>().join(",")))
-            }
-            Self::Table => {
-                let header: Vec<_> = fields.iter().map(|field| field.column).collect();
-                Ok(print::table(&header, &[texts()]))
-            }
-            Self::Protobuf => Err("protobuf not supported as output format"),
+                .map(|field| format!("{:?}:{}", field.json, field.value));
+            Ok(format!("{{{}}}\n", fields.collect::<Vec<_>>().join(",")))
         }
+        Format::Yaml => {
+            let fields = fields
+                .iter()
+                .map(|field| format!("{}: {}\n", field.json, field.value));
+            Ok(format!("---\n{}", fields.collect::<String>()))
+        }
+        Format::Table => {
+            let header: Vec<_> = fields.iter().map(|field| field.column).collect();
+            Ok(print::table(&header, &[texts()]))
+        }
+        Format::Protobuf => Err(format.unsupported()),
     }
 }
 
@@ -135,7 +117,7 @@ mod tests {
             bytes: 24_576,
             version: "3.7.0".into(),
         });
-        let shown = |format: Format| format.render(&answer).unwrap();
+        let shown = |format| render(format, &answer).unwrap();
         assert_eq!(shown(Format::Simple), "1f, 7, 5, 25 kB, 3.7.0\n");
         assert_eq!(
             shown(Format::Json),
@@ -146,6 +128,10 @@ mod tests {
             "\"Hash\" : 31\n\"Revision\" : 7\n\"Keys\" : 5\n\"Size\" : 24576\n\"Version\" : \"3.7.0\"\n"
         );
         assert!(shown(Format::Table).contains("│ TOTAL KEYS │"));
-        assert!(Format::Protobuf.render(&answer).is_err());
+        assert_eq!(
+            shown(Format::Yaml),
+            "---\nhash: 31\nrevision: 7\ntotalKey: 5\ntotalSize: 24576\nversion: \"3.7.0\"\n"
+        );
+        assert!(render(Format::Protobuf, &answer).is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use types::print::size;
+use types::print;
 
 /// How often a job that nobody watches says how far it is.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -14,7 +14,8 @@ const BETWEEN_LINES: Duration = Duration::from_secs(5);
 pub struct Progress {
     name: &'static str,
     bar: Option<ProgressBar>,
-    said: Option<Instant>,
+    /// When the job began, and when it was last told of.
+    times: Option<[Instant; 2]>,
 }
 
 impl Progress {
@@ -23,17 +24,17 @@ impl Progress {
         if self.name != name {
             self.clear();
             self.name = name;
-            self.said = Some(Instant::now());
+            self.times = Some([Instant::now(); 2]);
             self.bar = std::io::stderr().is_terminal().then(|| bar(name, total));
         }
-        match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None if self.said.is_some_and(|said| said.elapsed() >= BETWEEN_LINES) => {
-                self.said = Some(Instant::now());
-                let percent = done * 100 / total.max(1);
-                eprintln!("{name}: {} of {} ({percent}%)", size(done), size(total));
+        match (&self.bar, &mut self.times) {
+            (Some(bar), _) => bar.set_position(done),
+            (None, Some([began, said])) if said.elapsed() >= BETWEEN_LINES => {
+                *said = Instant::now();
+                let line = print::progress(name, [done, total], print::size, began.elapsed());
+                eprintln!("{line}");
             }
-            None => {}
+            _ => {}
         }
     }
 
@@ -50,7 +51,7 @@ impl Drop for Progress {
 }
 
 fn bar(name: &'static str, total: u64) -> ProgressBar {
-    let style = "{msg} [{bar:40}] {percent}% {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+    let style = "{msg} [{bar:40}] {percent}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).expect("the template is written here");
     ProgressBar::new(total)
         .with_style(style.progress_chars("=> "))

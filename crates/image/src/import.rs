@@ -127,6 +127,9 @@ impl From<OpenError> for ImportError {
     }
 }
 
+/// Takes how many bytes of how many are done.
+pub type Report<'a> = &'a mut dyn FnMut(u64, u64);
+
 /// Where in the log a file is, as far as somebody knows better than the file: that of a raft snapshot
 /// stands in the message it came with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -186,12 +189,23 @@ pub fn load<'a>(
     place: &Place,
     store: &'a Store,
 ) -> Result<Loaded<'a>, ImportError> {
+    load_watched(disk, db, place, store, &mut |_, _| {})
+}
+
+/// The same, and tells how far it is.
+pub(crate) fn load_watched<'a>(
+    disk: &dyn Disk,
+    db: &Path,
+    place: &Place,
+    store: &'a Store,
+    report: Report<'_>,
+) -> Result<Loaded<'a>, ImportError> {
     let source = Source::open(disk, db)?;
     let mut tables = source.tables()?;
     let mut commit = source.take_commit(&mut tables, place)?;
     source.settle_members(&mut tables, &commit, place)?;
     let mut load = store.load()?;
-    source.copy_changes(&mut commit, &mut load)?;
+    source.copy_changes(&mut commit, &mut load, report)?;
     let mut batch = Batch::default();
     for (table, rows) in &tables {
         for (key, value) in rows {
@@ -200,6 +214,11 @@ pub fn load<'a>(
     }
     load.push(&batch.seal(commit))?;
     Ok(load.finish()?)
+}
+
+/// What a row takes in the file, as far as that can be said of a single one: bbolt has 16 bytes in front of each.
+pub(crate) fn row_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (16 + key.len() + value.len()) as u64
 }
 
 /// The file that is read.
@@ -388,7 +407,13 @@ impl<'a> Source<'a> {
 
     /// Copies all changes, and finds the revision: that of the last one, unless all newer ones are gone
     /// with a compaction.
-    fn copy_changes(&self, commit: &mut Commit, load: &mut Load<'_>) -> Result<(), ImportError> {
+    fn copy_changes(
+        &self,
+        commit: &mut Commit,
+        load: &mut Load<'_>,
+        report: Report<'_>,
+    ) -> Result<(), ImportError> {
+        let mut read = 0;
         let mut batch = Batch::default();
         let mut last = Revision::default();
         // Nothing counts before the last commit, so these name no entry.
@@ -401,6 +426,8 @@ impl<'a> Source<'a> {
         };
         for row in self.rows(KEY_BUCKET)? {
             let (key, kv) = row?;
+            read += row_bytes(&key, &kv);
+            report(read, self.bytes());
             if kv.is_empty() {
                 // A backup that was restored with `--bump-revision` skips revisions by a row that is no change.
                 last = self.skipped(&key, last)?;

@@ -23,7 +23,7 @@ mod status;
 pub mod v2store;
 
 pub use export::{Export, backup, hash};
-pub use import::{ImportError, Place, import, load, place};
+pub use import::{ImportError, Place, Report, import, load, place};
 pub use mvcc::HashKv;
 pub use received::{received, remove_arriving, remove_received};
 pub use rewrite::{Change, Founders, rewrite};

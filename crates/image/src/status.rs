@@ -11,7 +11,7 @@ use thiserror::Error;
 use types::Revision;
 
 use crate::KEY_BUCKET;
-use crate::import::{ImportError, Place, STORAGE_VERSION, Source, load};
+use crate::import::{ImportError, Place, Report, STORAGE_VERSION, Source, load_watched, row_bytes};
 
 /// A file in short.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub fn storage_version(disk: &dyn Disk, path: &Path) -> Result<Option<String>, I
     Ok(version.map(|version| String::from_utf8_lossy(version).into_owned()))
 }
 
-/// Reads a whole file, and so checks that all its pages are sound.
-pub fn status(disk: &dyn Disk, path: &Path) -> Result<Status, ImportError> {
+/// Reads a whole file, and so checks that all its pages are sound. Tells meanwhile how far it is.
+pub fn status(disk: &dyn Disk, path: &Path, report: Report<'_>) -> Result<Status, ImportError> {
     let source = Source::open(disk, path)?;
     let mut status = Status {
         hash: 0,
@@ -47,10 +47,13 @@ pub fn status(disk: &dyn Disk, path: &Path) -> Result<Status, ImportError> {
         version: String::new(),
     };
     let mut living: HashSet<Bytes> = HashSet::new();
+    let mut read = 0;
     for name in source.buckets()? {
         status.hash = crc32c::crc32c_append(status.hash, name.as_bytes());
         for row in source.rows(&name)? {
             let (key, value) = row?;
+            read += row_bytes(&key, &value);
+            report(read, status.bytes);
             status.hash = crc32c::crc32c_append(crc32c::crc32c_append(status.hash, &key), &value);
             if name == Table::Meta.name() && key == STORAGE_VERSION.as_bytes() {
                 status.version = String::from_utf8_lossy(&value).into_owned();
@@ -92,6 +95,7 @@ pub fn hash_kv(
     path: &Path,
     scratch: &Path,
     revision: i64,
+    report: Report<'_>,
 ) -> Result<HashKv, HashError> {
     let gone = || match disk.exists(scratch) {
         true => disk.remove_dir_all(scratch).map_err(|error| ImportError::Folder {
@@ -102,14 +106,14 @@ pub fn hash_kv(
     };
     // Somebody may have been interrupted.
     gone()?;
-    let hash = || {
+    let hash = |report: Report<'_>| {
         let (store, recovered) = store::Store::open(disk.clone(), scratch, store::Options::default())
             .map_err(|error| HashError::Import(error.into()))?;
-        let loaded = load(&**disk, path, &Place::default(), &store)?;
+        let loaded = load_watched(&**disk, path, &Place::default(), &store, report)?;
         loaded.adopt(&recovered.mvcc).map_err(ImportError::from)?;
         recovered.mvcc.hash_kv(revision).map_err(HashError::Range)
     };
-    let hashed = hash();
+    let hashed = hash(report);
     gone()?;
     hashed
 }

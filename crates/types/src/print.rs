@@ -2,6 +2,50 @@
 
 use crate::go;
 
+/// Output formats of the tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people, and for scripts that cut lines apart.
+    Simple,
+    /// A line for each field.
+    Fields,
+    /// As Go writes it.
+    Json,
+    /// Rows with borders.
+    Table,
+    /// The message's own bytes.
+    Protobuf,
+    /// For people; ours only.
+    Yaml,
+}
+
+impl Format {
+    /// What there is, as advice to who has asked for something else.
+    pub const ADVICE: &str = "--write-out takes simple, fields, json, table, protobuf, or yaml.";
+
+    /// The format of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "simple" => Self::Simple,
+            "fields" => Self::Fields,
+            "json" => Self::Json,
+            "table" => Self::Table,
+            "protobuf" => Self::Protobuf,
+            "yaml" => Self::Yaml,
+            _ => return None,
+        })
+    }
+
+    /// That an answer has no such form, in etcd's words.
+    pub fn unsupported(self) -> &'static str {
+        match self {
+            Self::Fields => "fields not supported as output format",
+            Self::Table => "table not supported as output format",
+            _ => "protobuf not supported as output format",
+        }
+    }
+}
+
 /// A string or bytes as `%q` writes them.
 pub fn quoted(bytes: &[u8]) -> String {
     let mut text = String::from("\"");
@@ -63,6 +107,22 @@ pub fn took(duration: std::time::Duration) -> String {
     go::duration(duration).to_string()
 }
 
+/// How far a job is: `saving: 12 MB of 80 MB (15%), 34s left`.
+pub fn progress(
+    name: &str,
+    [done, total]: [u64; 2],
+    amount: impl Fn(u64) -> String,
+    after: std::time::Duration,
+) -> String {
+    let share = (done as f64 / total.max(1) as f64).min(1.0);
+    let left = match share > 0.0 {
+        true => format!(", {:.0}s left", after.as_secs_f64() * (1.0 / share - 1.0)),
+        false => String::new(),
+    };
+    let (percent, done, total) = (share * 100.0, amount(done), amount(total));
+    format!("{name}: {done} of {total} ({percent:.0}%){left}")
+}
+
 /// Borders around cells, the header in the middle of its column, the rows to the right. Rows have as many cells as the
 /// header.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
@@ -121,6 +181,17 @@ mod tests {
         for (bytes, text) in sizes.into_iter().chain(larger) {
             assert_eq!(size(bytes), text, "{bytes}");
         }
+    }
+
+    #[test]
+    fn a_line_tells_how_much_is_done_and_how_long_it_takes_still() {
+        let after = |done, seconds| {
+            let after = std::time::Duration::from_secs(seconds);
+            progress("saving", [done, 80_000_000], size, after)
+        };
+        assert_eq!(after(20_000_000, 10), "saving: 20 MB of 80 MB (25%), 30s left");
+        assert_eq!(after(0, 1), "saving: 0 B of 80 MB (0%)");
+        assert_eq!(after(90_000_000, 9), "saving: 90 MB of 80 MB (100%), 0s left");
     }
 
     #[test]
