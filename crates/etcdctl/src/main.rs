@@ -15,6 +15,8 @@ mod output;
 mod parse;
 mod ranges;
 mod run;
+#[cfg(test)]
+mod surface;
 
 use std::process::ExitCode;
 

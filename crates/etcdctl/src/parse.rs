@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
@@ -15,6 +16,9 @@ use crate::failure::{Failure, Status};
 
 /// Variables that name something else than a flag.
 const OTHER_VARIABLES: [&str; 3] = ["ETCDCTL_API", "ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"];
+
+/// The flag that adds up.
+const ENDPOINTS: &str = "endpoints";
 
 /// What a command line comes to.
 #[derive(Debug)]
@@ -59,8 +63,11 @@ pub fn parse(
         Ok(matches) => matches,
         Err(error) => return said(&error),
     };
-    let innermost = innermost(&matches);
-    let on_line = |flag: &str| innermost.value_source(flag) == Some(ValueSource::CommandLine);
+    let levels = levels(&matches);
+    let on_line = |flag: &str| {
+        let is_said = |level: &&ArgMatches| level.value_source(flag) == Some(ValueSource::CommandLine);
+        levels.iter().any(is_said)
+    };
     if let Some(both) = from_variables.iter().find(|flag| on_line(flag)) {
         let (flag, variable) = (both.replace('_', "-"), variable_of(both));
         return Err(Failure::new(
@@ -73,7 +80,15 @@ pub fn parse(
     let globals = globals.get_arguments().map(|arg| arg.get_id().to_string());
     let given = globals.filter(|flag| on_line(flag) || from_variables.contains(flag));
     let given = Given(given.collect());
-    let line = CommandLine::from_arg_matches(&matches).map_err(|error| Failure::new(Status::Error, error))?;
+    let mut line =
+        CommandLine::from_arg_matches(&matches).map_err(|error| Failure::new(Status::Error, error))?;
+    if on_line(ENDPOINTS) {
+        let said = levels
+            .iter()
+            .filter(|level| level.value_source(ENDPOINTS) == Some(ValueSource::CommandLine));
+        let said = said.filter_map(|level| level.get_many::<String>(ENDPOINTS));
+        line.global.endpoints = said.flatten().cloned().collect();
+    }
     Ok(Parsed::Run(Box::new(line), given))
 }
 
@@ -92,7 +107,18 @@ pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
 
 /// The whole tree, with flags as Go takes them.
 pub fn command() -> Command {
-    as_in_go(CommandLine::command())
+    let command = as_in_go(CommandLine::command()).mut_arg(ENDPOINTS, |arg| arg.global(false));
+    let endpoints = command.get_arguments().find(|arg| arg.get_id() == ENDPOINTS);
+    let endpoints = endpoints.cloned().map(|arg| arg.default_value(Resettable::Reset));
+    command.mut_subcommands(|command| with_everywhere(command, &endpoints))
+}
+
+/// Endpoints said in front of a command and behind it are one list. Of a flag that clap knows to be global only one of
+/// the two would be left, so this one is a flag of every command by itself.
+fn with_everywhere(command: Command, flag: &Option<Arg>) -> Command {
+    command
+        .args(flag)
+        .mut_subcommands(|command| with_everywhere(command, flag))
 }
 
 /// The words of one line of input, read as a command of type `T`.
@@ -142,12 +168,9 @@ fn variable_of(flag: &str) -> String {
     format!("ETCDCTL_{}", flag.replace('-', "_").to_uppercase())
 }
 
-/// The command itself, below its groups.
-fn innermost(matches: &ArgMatches) -> &ArgMatches {
-    match matches.subcommand() {
-        Some((_, matches)) => innermost(matches),
-        None => matches,
-    }
+/// What was said in front of the command, behind its group, and behind itself.
+fn levels(matches: &ArgMatches) -> Vec<&ArgMatches> {
+    std::iter::successors(Some(matches), |level| level.subcommand().map(|(_, below)| below)).collect()
 }
 
 /// What clap has to say: a text that was asked for, or an error in cobra's words.
@@ -262,6 +285,39 @@ mod tests {
     }
 
     #[test]
+    fn commands_flags_defaults_and_shorthands_are_etcdctls_and_those_that_are_ours() {
+        let table = include_str!("../surface/etcdctl.txt");
+        let differences = crate::surface::differences(&command(), table);
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
+    }
+
+    #[test]
+    fn every_global_flag_has_a_variable_that_does_the_same() {
+        let tree = CommandLine::command();
+        let mut count = 0;
+        for flag in tree.get_arguments().filter_map(Arg::get_long) {
+            // A value that is good for the flag and is not its default.
+            let values = ["7s", "7", "true", "false", "other"];
+            let usual = format!("{:?}", line_of("etcdctl get k", &[]).0.global);
+            let changes = values.iter().find_map(|value| {
+                let line = parsed(&format!("etcdctl get k --{flag}={value}"), &[]);
+                let Ok(Parsed::Run(line, _)) = line else {
+                    return None;
+                };
+                let global = format!("{:?}", line.global);
+                (global != usual).then_some((*value, global))
+            });
+            let (value, global) = changes.unwrap_or_else(|| panic!("no value for {flag}"));
+            let variable = variable_of(flag);
+            let (line, given) = line_of("etcdctl get k", &[(&variable, value)]);
+            assert_eq!(format!("{:?}", line.global), global, "{variable}");
+            assert!(given.has(&flag.replace('-', "_")), "{variable}");
+            count += 1;
+        }
+        assert_eq!(count, 21);
+    }
+
+    #[test]
     fn flags_stand_where_they_like_and_the_last_one_wins() {
         let (line, _) = line_of(
             "etcdctl get --prefix --endpoints=a,b --limit 3 k --limit=4 --prefix=false -w json --endpoints c",
@@ -274,6 +330,19 @@ mod tests {
         assert_eq!(line.global.write_out, "json");
         assert!(line.global.insecure_transport && !line.global.hex);
         assert_eq!(line.global.endpoints, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn endpoints_before_and_behind_a_command_are_one_list_in_place_of_the_default() {
+        let words = "etcdctl --endpoints=a,b lease --endpoints c list --endpoints=d --endpoints=e,f";
+        let (line, given) = line_of(words, &[]);
+        assert_eq!(line.global.endpoints, ["a", "b", "c", "d", "e", "f"]);
+        assert!(given.has(ENDPOINTS));
+        let (line, given) = line_of("etcdctl lease list", &[]);
+        assert_eq!(line.global.endpoints, ["127.0.0.1:2379"]);
+        assert!(!given.has(ENDPOINTS));
+        let in_front = parsed("etcdctl --endpoints=c get k", &[("ETCDCTL_ENDPOINTS", "a")]).unwrap_err();
+        assert!(in_front.text.contains("ETCDCTL_ENDPOINTS"));
     }
 
     #[test]
