@@ -11,6 +11,7 @@ mod advice;
 mod arguments;
 mod debug;
 mod failure;
+mod nested;
 mod output;
 mod parse;
 mod ranges;

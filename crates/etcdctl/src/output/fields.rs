@@ -95,7 +95,16 @@ impl Out {
             Answer::UserPassword(m) => self.header(m.header),
             Answer::UserGrant(_, _, m) => self.header(m.header),
             Answer::UserRevoke(_, _, m) => self.header(m.header),
-            Answer::MemberAdd(..)
+            Answer::Usage(all) => {
+                for usage in all {
+                    self.quoted("Prefix", &usage.prefix);
+                    self.line("Keys", usage.keys);
+                    self.line("Bytes", usage.bytes);
+                    self.end();
+                }
+            }
+            Answer::Tree(_)
+            | Answer::MemberAdd(..)
             | Answer::MemberRemove(..)
             | Answer::MemberUpdate(..)
             | Answer::MemberPromote(..)

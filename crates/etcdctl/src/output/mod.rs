@@ -18,9 +18,10 @@ use std::time::Duration;
 use prost::Message;
 use proto::etcdserverpb as pb;
 
-pub use types::print::{hex, quoted, size, took};
+pub use types::print::{Format, hex, quoted, size, took};
 
 use crate::failure::{Failure, Status};
+use crate::nested::{Nested, Usage};
 
 /// What a command got.
 #[derive(Debug)]
@@ -70,6 +71,8 @@ pub enum Answer {
     /// The user and the role.
     UserGrant(String, String, pb::AuthUserGrantRoleResponse),
     UserRevoke(String, String, pb::AuthUserRevokeRoleResponse),
+    Tree(Nested),
+    Usage(Vec<Usage>),
 }
 
 /// How an endpoint does.
@@ -79,41 +82,6 @@ pub struct Health {
     /// What is wrong with it.
     pub error: Option<String>,
     pub took: Duration,
-}
-
-/// Output formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Simple,
-    Fields,
-    Json,
-    Table,
-    Protobuf,
-    Yaml,
-}
-
-impl Format {
-    pub fn parse(name: &str) -> Result<Self, Failure> {
-        match name {
-            "simple" => Ok(Self::Simple),
-            "fields" => Ok(Self::Fields),
-            "json" => Ok(Self::Json),
-            "table" => Ok(Self::Table),
-            "protobuf" => Ok(Self::Protobuf),
-            "yaml" => Ok(Self::Yaml),
-            _ => Err(Failure::new(Status::Feature, "unsupported output format")
-                .cure("--write-out takes simple, fields, json, table, protobuf, or yaml.")),
-        }
-    }
-
-    fn unsupported(self) -> Failure {
-        let text = match self {
-            Self::Fields => "fields not supported as output format",
-            Self::Table => "table not supported as output format",
-            _ => "protobuf not supported as output format",
-        };
-        Failure::new(Status::Feature, text)
-    }
 }
 
 /// How answers are to be written.
@@ -129,7 +97,7 @@ pub struct Style {
 impl Style {
     /// The answer as bytes for standard output.
     pub fn render(self, answer: &Answer) -> Result<Vec<u8>, Failure> {
-        let unsupported = || self.format.unsupported();
+        let unsupported = || Failure::new(Status::Feature, self.format.unsupported());
         match self.format {
             Format::Simple => Ok(simple::render(answer, self)),
             Format::Fields => fields::render(answer, self.hex).ok_or_else(unsupported),
@@ -186,6 +154,8 @@ fn protobuf(answer: &Answer) -> Option<Vec<u8>> {
         | Answer::Leases(_)
         | Answer::Health(_)
         | Answer::Statuses(_)
-        | Answer::Hashes(_) => return None,
+        | Answer::Hashes(_)
+        | Answer::Tree(_)
+        | Answer::Usage(_) => return None,
     })
 }

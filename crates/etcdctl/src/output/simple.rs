@@ -9,7 +9,7 @@ use proto::mvccpb::{KeyValue, event::EventType};
 use types::print as lines;
 
 use super::{Answer, Health, Style, hex, table};
-use crate::ranges;
+use crate::nested::{Usage, printable};
 
 /// What goes to standard output.
 pub fn render(answer: &Answer, style: Style) -> Vec<u8> {
@@ -108,6 +108,8 @@ impl Out {
             Answer::UserPassword(_) => line!(self, "Password updated"),
             Answer::UserGrant(user, role, _) => line!(self, "Role {role} is granted to user {user}"),
             Answer::UserRevoke(user, role, _) => line!(self, "Role {role} is revoked from user {user}"),
+            Answer::Tree(nested) => self.text(&nested.drawn(self.style.hex)),
+            Answer::Usage(all) => all.iter().for_each(|usage| self.usage(usage)),
         }
     }
 
@@ -216,6 +218,19 @@ impl Out {
         line!(self, "ETCD_INITIAL_CLUSTER_STATE=\"existing\"");
     }
 
+    fn usage(&mut self, usage: &Usage) {
+        let prefix = match usage.prefix.is_empty() {
+            true => "(all)".to_owned(),
+            false => printable(&usage.prefix, self.style.hex),
+        };
+        line!(
+            self,
+            "{:>8} {:>10} keys  {prefix}",
+            lines::size(usage.bytes),
+            usage.keys
+        );
+    }
+
     /// Only who is well; of the others standard error tells.
     fn health(&mut self, health: &Health) {
         if health.error.is_none() {
@@ -250,7 +265,7 @@ impl Out {
             [] => self.bytes.extend_from_slice(key),
             _ => self.range(key, range_end),
         }
-        if !key.is_empty() && !range_end.is_empty() && ranges::prefix_end(key) == range_end {
+        if !key.is_empty() && !range_end.is_empty() && client::prefix_end(key) == range_end {
             self.text(" (prefix ");
             self.bytes.extend_from_slice(key);
             self.text(")");

@@ -3,6 +3,7 @@
 use proto::etcdserverpb as pb;
 
 use super::{Answer, Health};
+use crate::nested::{Usage, printable};
 use types::print::{self, size, took};
 
 /// Names of columns, and the rows under them.
@@ -18,6 +19,7 @@ pub fn render(answer: &Answer) -> Option<Vec<u8>> {
         Answer::Health(all) => health(all),
         Answer::Statuses(all) => statuses(all),
         Answer::Hashes(all) => hashes(all),
+        Answer::Usage(all) => usages(all),
         _ => return None,
     };
     Some(print::table(&table.header, &table.rows).into_bytes())
@@ -113,6 +115,20 @@ pub fn hashes(all: &[(String, pb::HashKvResponse)]) -> Table {
     };
     Table {
         header: vec!["ENDPOINT", "HASH", "HASH REVISION"],
+        rows: all.iter().map(row).collect(),
+    }
+}
+
+fn usages(all: &[Usage]) -> Table {
+    let row = |usage: &Usage| {
+        vec![
+            printable(&usage.prefix, false),
+            usage.keys.to_string(),
+            size(usage.bytes),
+        ]
+    };
+    Table {
+        header: vec!["PREFIX", "KEYS", "SIZE"],
         rows: all.iter().map(row).collect(),
     }
 }

@@ -11,6 +11,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMe
 use proto::etcdserverpb as pb;
 
 use super::{Answer, Health};
+use crate::nested::Node;
 use types::print::took;
 
 /// A node.
@@ -76,6 +77,14 @@ pub fn of(answer: &Answer, hex: bool) -> Value {
         Answer::UserPassword(m) => message("AuthUserChangePasswordResponse", m),
         Answer::UserGrant(_, _, m) => message("AuthUserGrantRoleResponse", m),
         Answer::UserRevoke(_, _, m) => message("AuthUserRevokeRoleResponse", m),
+        Answer::Tree(nested) => node(&nested.prefix, &nested.root),
+        Answer::Usage(all) => list(all.iter().map(|usage| {
+            map([
+                bytes("prefix", &usage.prefix),
+                uint("keys", usage.keys),
+                uint("bytes", usage.bytes),
+            ])
+        })),
     }
 }
 
@@ -87,6 +96,24 @@ fn int(name: &str, value: i64) -> Entry {
 
 fn text(name: &str, value: &str) -> Entry {
     (name.to_owned(), Value::Text(value.to_owned()))
+}
+
+fn uint(name: &str, value: u64) -> Entry {
+    (name.to_owned(), Value::Uint(value))
+}
+
+fn bytes(name: &str, value: &[u8]) -> Entry {
+    (name.to_owned(), Value::Bytes(Bytes::copy_from_slice(value)))
+}
+
+/// A part of keys, and those below it.
+fn node(name: &[u8], below: &Node) -> Value {
+    let mut entries = vec![bytes("name", name), uint("keys", below.keys)];
+    if !below.children.is_empty() {
+        let children = below.children.iter().map(|(name, child)| node(name, child));
+        entries.push(("children".to_owned(), list(children)));
+    }
+    Value::Map(entries)
 }
 
 fn map<const N: usize>(entries: [Entry; N]) -> Value {

@@ -37,7 +37,9 @@ pub struct Credentials<'a> {
 impl Context {
     pub fn new(global: Global, given: Given) -> Result<Self, Failure> {
         let style = Style {
-            format: Format::parse(&global.write_out)?,
+            format: Format::parse(&global.write_out).ok_or_else(|| {
+                Failure::new(Status::Feature, "unsupported output format").cure(Format::ADVICE)
+            })?,
             hex: global.hex,
             values_only: false,
         };
@@ -70,8 +72,13 @@ impl Context {
         self.style.format == Format::Simple
     }
 
-    /// A client for short calls, each of which ends in time.
+    /// A client for short calls, each of which ends in time; while there is no leader, soon.
     pub async fn connect(&self) -> Result<Client, Failure> {
+        Ok(self.connect_to_members().await?.requiring_leader())
+    }
+
+    /// A client for short calls that members answer without a leader, or that can wait for one.
+    pub async fn connect_to_members(&self) -> Result<Client, Failure> {
         let endpoints = self.endpoints().await?;
         self.connect_to(endpoints, true).await
     }
@@ -198,16 +205,18 @@ impl Credentials<'_> {
         let (name, password) = match self.user.split_once(':') {
             _ if !self.password.is_empty() => (self.user, self.password.to_owned()),
             Some((name, password)) => (name, password.to_owned()),
-            None => (
-                self.user,
-                ask::secret(self.prompt).map_err(|e| Failure::new(Status::Error, e))?,
-            ),
+            None => (self.user, ask::secret(self.prompt).map_err(unasked)?),
         };
         Ok(Some(User::Password {
             name: name.to_owned(),
             password,
         }))
     }
+}
+
+fn unasked(error: io::Error) -> Failure {
+    Failure::new(Status::Error, error)
+        .cure("Give it with --password, as name:password, or by ETCDCTL_PASSWORD.")
 }
 
 /// Writes to standard output, at once. Who reads may have left: then there is nothing more to say.

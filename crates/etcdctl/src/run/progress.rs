@@ -5,8 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-
-use crate::output::size;
+use types::print;
 
 /// How often a job that nobody watches says how far it is.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -55,34 +54,19 @@ impl Progress {
             Some(bar) => bar.set_position(done),
             None if self.said.elapsed() >= BETWEEN_LINES => {
                 self.said = Instant::now();
-                eprintln!("{}", self.line(done, self.began.elapsed()));
+                eprintln!("{}", self.line(done));
             }
             None => {}
         }
     }
 
-    /// `saving: 12 MB of 80 MB (15%), 34s left`.
-    fn line(&self, done: u64, after: Duration) -> String {
+    fn line(&self, done: u64) -> String {
         let amount = |amount| match self.unit {
-            Unit::Bytes => size(amount),
+            Unit::Bytes => print::size(amount),
             Unit::Keys => format!("{amount} keys"),
             Unit::Seconds => format!("{amount}s"),
         };
-        let share = done as f64 / self.total.max(1) as f64;
-        let left = match share > 0.0 {
-            true => format!(
-                ", {:.0}s left",
-                after.as_secs_f64() * (1.0 / share - 1.0).max(0.0)
-            ),
-            false => String::new(),
-        };
-        let percent = (share * 100.0).min(100.0);
-        format!(
-            "{}: {} of {} ({percent:.0}%){left}",
-            self.name,
-            amount(done),
-            amount(self.total)
-        )
+        print::progress(self.name, [done, self.total], amount, self.began.elapsed())
     }
 }
 
@@ -95,7 +79,7 @@ impl Drop for Progress {
 
 fn style(unit: Unit) -> ProgressStyle {
     let counts = match unit {
-        Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",
+        Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
         Unit::Keys => "{pos}/{len} keys",
         Unit::Seconds => "{pos}/{len} s",
     };
@@ -108,47 +92,33 @@ fn style(unit: Unit) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// Waits for something without a known end; at a terminal with a sign of life.
+/// Waits for something that does not tell how far it is; with a sign of life.
 pub async fn while_waiting<T>(name: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
+    let began = Instant::now();
     if let Ok(done) = tokio::time::timeout(SHORT, &mut work).await {
         return done;
     }
-    let bar = std::io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
-        let style = style.expect("the template is written here");
-        let bar = ProgressBar::new_spinner()
-            .with_style(style)
-            .with_message(name.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(100));
-        bar
-    });
-    let done = work.await;
-    bar.iter().for_each(ProgressBar::finish_and_clear);
+    let spinner = std::io::stderr().is_terminal().then(|| spinner(name));
+    let mut tells = tokio::time::interval(BETWEEN_LINES);
+    tells.tick().await;
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            _ = tells.tick(), if spinner.is_none() => {
+                eprintln!("{name}: {}s", began.elapsed().as_secs());
+            }
+        }
+    };
+    spinner.iter().for_each(ProgressBar::finish_and_clear);
     done
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_tells_how_much_is_done_and_how_long_it_takes_still() {
-        let progress = Progress {
-            name: "saving",
-            unit: Unit::Bytes,
-            total: 80_000_000,
-            began: Instant::now(),
-            said: Instant::now(),
-            bar: None,
-        };
-        assert_eq!(
-            progress.line(20_000_000, Duration::from_secs(10)),
-            "saving: 20 MB of 80 MB (25%), 30s left"
-        );
-        assert_eq!(
-            progress.line(0, Duration::from_secs(1)),
-            "saving: 0 B of 80 MB (0%)"
-        );
-    }
+fn spinner(name: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+    let spinner = ProgressBar::new_spinner()
+        .with_style(style.expect("the template is written here"))
+        .with_message(name.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
 }
