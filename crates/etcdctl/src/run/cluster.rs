@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use client::Client;
 use futures_util::future::join_all;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
@@ -50,8 +51,11 @@ pub async fn member(context: &Context, member: Member) -> Result<(), Failure> {
         }
         Member::List { consistency } => {
             let linearizable = !is_serializable(&consistency)?;
-            let request = MemberListRequest { linearizable };
-            let answer = context.connect().await?.member_list(request).await?;
+            let client = match linearizable {
+                true => context.connect().await?,
+                false => context.connect_to_members().await?,
+            };
+            let answer = client.member_list(MemberListRequest { linearizable }).await?;
             context.show(&Answer::MemberList(answer))
         }
         Member::Promote(arguments) => {
@@ -109,38 +113,45 @@ pub async fn endpoint(context: &Context, endpoint: Endpoint) -> Result<(), Failu
             show_health(context, all)
         }
         Endpoint::Status(cluster) => {
-            let (mut statuses, mut failed) = (Vec::new(), false);
-            for endpoint in endpoints(context, cluster.cluster).await? {
-                let client = context.connect_to(vec![endpoint.clone()], true).await?;
-                match client.status(StatusRequest {}).await {
-                    Ok(status) => statuses.push((endpoint, status)),
-                    Err(error) => {
-                        let why = Failure::from(error).text;
-                        eprintln!("Failed to get the status of endpoint {endpoint} ({why})");
-                        failed = true;
-                    }
-                }
-            }
+            let told = |endpoint: &str| format!("Failed to get the status of endpoint {endpoint}");
+            let ask = async |client: Client| client.status(StatusRequest {}).await;
+            let (statuses, failed) = from_each(context, cluster.cluster, told, ask).await?;
             context.show(&Answer::Statuses(statuses))?;
-            ended(failed.then(|| Failure::silent(1)))
+            ended(failed.map(|_| Failure::silent(1)))
         }
         Endpoint::Hashkv { cluster, rev } => {
-            let (mut hashes, mut failed) = (Vec::new(), None);
-            for endpoint in endpoints(context, cluster.cluster).await? {
-                let client = context.connect_to(vec![endpoint.clone()], true).await?;
-                match client.hash_kv(HashKvRequest { revision: rev }).await {
-                    Ok(hash) => hashes.push((endpoint, hash)),
-                    Err(error) => {
-                        let failure = Failure::from(error);
-                        eprintln!("Failed to get the hash of endpoint {endpoint} ({})", failure.text);
-                        failed = Some(failure);
-                    }
-                }
-            }
+            let told = |endpoint: &str| format!("Failed to get the hash of endpoint {endpoint}");
+            let ask = async |client: Client| client.hash_kv(HashKvRequest { revision: rev }).await;
+            let (hashes, failed) = from_each(context, cluster.cluster, told, ask).await?;
             context.show(&Answer::Hashes(hashes))?;
             ended(failed)
         }
     }
+}
+
+/// Asks one endpoint after the other. That one fails is told at once, and no reason to leave out the others; the last
+/// failure is an answer, too.
+async fn from_each<T>(
+    context: &Context,
+    of_cluster: bool,
+    told: impl Fn(&str) -> String,
+    ask: impl AsyncFn(Client) -> Result<T, client::Error>,
+) -> Result<(Vec<(String, T)>, Option<Failure>), Failure> {
+    let (mut answers, mut failed) = (Vec::new(), None);
+    for endpoint in endpoints(context, of_cluster).await? {
+        let answer = match context.connect_to(vec![endpoint.clone()], true).await {
+            Ok(client) => ask(client).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            Ok(answer) => answers.push((endpoint, answer)),
+            Err(failure) => {
+                eprintln!("{} ({})", told(&endpoint), failure.text);
+                failed = Some(failure);
+            }
+        }
+    }
+    Ok((answers, failed))
 }
 
 fn ended(failed: Option<Failure>) -> Result<(), Failure> {
@@ -152,9 +163,10 @@ async fn endpoints(context: &Context, of_cluster: bool) -> Result<Vec<String>, F
     if !of_cluster {
         return context.endpoints().await;
     }
-    let client = context.connect().await?;
-    let listed = client.member_list(MemberListRequest { linearizable: true }).await;
-    let listed = listed.map_err(|error| Failure {
+    // One member is enough to name the others, and all there is while there is no leader.
+    let client = context.connect_to_members().await?;
+    let request = MemberListRequest { linearizable: false };
+    let listed = client.member_list(request).await.map_err(|error| Failure {
         text: format!(
             "failed to fetch endpoints from etcd cluster member list: {}",
             Failure::from(error.clone()).text
@@ -172,7 +184,7 @@ async fn endpoints(context: &Context, of_cluster: bool) -> Result<Vec<String>, F
 async fn health(context: &Context, endpoint: String) -> Health {
     const DENIED: &str = "etcdserver: permission denied";
     let client = match context.connect_to(vec![endpoint.clone()], true).await {
-        Ok(client) => client,
+        Ok(client) => client.requiring_leader(),
         Err(failure) => {
             return Health {
                 endpoint,
@@ -232,7 +244,7 @@ fn show_health(context: &Context, all: Vec<Health>) -> Result<(), Failure> {
 
 pub async fn move_leader(context: &Context, arguments: &Arguments) -> Result<(), Failure> {
     let word = only(&arguments.words, "move-leader command needs 1 argument")?;
-    let client = context.connect().await?;
+    let client = context.connect_to_members().await?;
     let target = ids::member_argument(&client, word).await?;
     let endpoints = client.endpoints();
     for endpoint in &endpoints {
@@ -281,23 +293,28 @@ pub async fn alarm(context: &Context, alarm: Alarm) -> Result<(), Failure> {
 pub async fn defrag(context: &Context, defrag: &Defrag) -> Result<(), Failure> {
     let mut failed = false;
     for endpoint in endpoints(context, defrag.cluster.cluster).await? {
-        let client = context.connect_to(vec![endpoint.clone()], true).await?;
         let began = Instant::now();
-        let name = format!("defragmenting {endpoint}");
-        let done = progress::while_waiting(&name, client.defragment(DefragmentRequest {})).await;
+        let done = defragment(context, &endpoint).await;
         let took = took(began.elapsed());
         match done {
-            Ok(_) => context::print(
+            Ok(()) => context::print(
                 format!("Finished defragmenting etcd member[{endpoint}]. took {took}\n").as_bytes(),
             )?,
-            Err(error) => {
-                let why = Failure::from(error).text;
+            Err(failure) => {
+                let why = failure.text;
                 eprintln!("Failed to defragment etcd member[{endpoint}]. took {took}. ({why})");
                 failed = true;
             }
         }
     }
     ended(failed.then(|| Failure::silent(1)))
+}
+
+async fn defragment(context: &Context, endpoint: &str) -> Result<(), Failure> {
+    let client = context.connect_to(vec![endpoint.to_owned()], true).await?;
+    let name = format!("defragmenting {endpoint}");
+    progress::while_waiting(&name, client.defragment(DefragmentRequest {})).await?;
+    Ok(())
 }
 
 pub async fn downgrade(context: &Context, downgrade: Downgrade) -> Result<(), Failure> {

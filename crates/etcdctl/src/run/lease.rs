@@ -44,7 +44,8 @@ pub async fn run(context: &Context, lease: Lease) -> Result<(), Failure> {
             context.show(&Answer::TimeToLive(answer.map_err(as_connection)?, keys))
         }
         Lease::List => {
-            let answer = context.connect().await?.lease_leases(LeaseLeasesRequest {}).await;
+            let client = context.connect_to_members().await?;
+            let answer = client.lease_leases(LeaseLeasesRequest {}).await;
             context.show(&Answer::Leases(answer.map_err(as_connection)?))
         }
         Lease::KeepAlive { words, once } => keep_alive(context, &words, once).await,
@@ -64,7 +65,7 @@ async fn keep_alive(context: &Context, words: &[OsString], once: bool) -> Result
         words,
         "lease keep-alive command needs lease ID as argument",
     )?)?;
-    let client = context.connect().await?;
+    let client = context.connect_to_members().await?;
     if once {
         let answer = client.keep_alive_once(id).await.map_err(as_connection)?;
         return context.show(&Answer::KeepAlive(answer));

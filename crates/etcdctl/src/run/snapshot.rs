@@ -1,7 +1,7 @@
 //! Backups: a member's database as a file, with its SHA-256 at the end.
 
 use std::fs::{File, OpenOptions, remove_file, rename};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,9 @@ fn moved(command: &str) -> Failure {
 }
 
 async fn save(context: &Context, path: &Path) -> Result<(), Failure> {
+    if path.is_dir() {
+        return Err(interrupted(format!("{} is a folder", path.display())).cure("Name a file to be written."));
+    }
     let client = context.connect_for_long().await?;
     let endpoints = client.endpoints();
     if endpoints.len() != 1 {
@@ -60,7 +63,7 @@ async fn save(context: &Context, path: &Path) -> Result<(), Failure> {
             return Err(failure);
         }
     };
-    rename(&part, path).map_err(|error| interrupted(format!("cannot write {}: {error}", path.display())))?;
+    rename(&part, path).map_err(|error| unwritable(path, &error))?;
     let mut said = format!("Snapshot saved at {}\n", path.display());
     if !version.is_empty() {
         said += &format!("Server version {version}\n");
@@ -70,6 +73,16 @@ async fn save(context: &Context, path: &Path) -> Result<(), Failure> {
 
 fn interrupted(text: impl std::fmt::Display) -> Failure {
     Failure::new(Status::Interrupted, text)
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    let failure = interrupted(format!("cannot write {}: {error}", path.display()));
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            failure.cure("Nothing is kept of it. `etcdctl endpoint status` shows how large a backup becomes.")
+        }
+        _ => failure,
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -89,7 +102,7 @@ async fn receive(client: &Client, part: &Path) -> Result<String, Failure> {
     let mut progress: Option<Progress> = None;
     let (mut received, mut version) = (0, String::new());
     let mut pieces = client.snapshot();
-    let write = |error: std::io::Error| interrupted(format!("cannot write {}: {error}", part.display()));
+    let write = |error: std::io::Error| unwritable(part, &error);
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(broken)?;
         if file.is_none() {
