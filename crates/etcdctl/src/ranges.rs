@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use proto::etcdserverpb::{DeleteRangeRequest, RangeRequest, WatchCreateRequest};
+
 use crate::failure::Failure;
 use crate::run::context::bytes;
 
@@ -10,6 +12,36 @@ use crate::run::context::bytes;
 pub struct Range {
     pub key: Vec<u8>,
     pub range_end: Vec<u8>,
+}
+
+impl From<Range> for RangeRequest {
+    fn from(range: Range) -> Self {
+        Self {
+            key: range.key.into(),
+            range_end: range.range_end.into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Range> for DeleteRangeRequest {
+    fn from(range: Range) -> Self {
+        Self {
+            key: range.key.into(),
+            range_end: range.range_end.into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Range> for WatchCreateRequest {
+    fn from(range: Range) -> Self {
+        Self {
+            key: range.key.into(),
+            range_end: range.range_end.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// From the words and switches of `get` and `del`.
@@ -22,16 +54,17 @@ pub fn typed(words: &[OsString], prefix: bool, from_key: bool) -> Result<Range, 
         Some(_) if prefix || from_key => Err(Failure::arguments(
             "too many arguments, only accept one argument when `--prefix` or `--from-key` is set",
         )),
-        Some(end) => Ok(Range {
-            key,
-            range_end: bytes(end),
-        }),
         None if prefix => Ok(under(&key)),
         None if from_key => Ok(from(&key)),
-        None => Ok(Range {
-            key,
-            range_end: Vec::new(),
-        }),
+        end => Ok(between(key, end)),
+    }
+}
+
+/// From a key up to an end, or the key alone.
+pub fn between(key: Vec<u8>, end: Option<&OsString>) -> Range {
+    Range {
+        key,
+        range_end: end.map(bytes).unwrap_or_default(),
     }
 }
 
@@ -41,7 +74,7 @@ pub fn under(prefix: &[u8]) -> Range {
         [] => from(prefix),
         _ => Range {
             key: prefix.to_vec(),
-            range_end: prefix_end(prefix),
+            range_end: client::prefix_end(prefix).to_vec(),
         },
     }
 }
@@ -51,18 +84,6 @@ pub fn from(key: &[u8]) -> Range {
     Range {
         key: if key.is_empty() { vec![0] } else { key.to_vec() },
         range_end: vec![0],
-    }
-}
-
-/// The end of the range that holds what begins with `prefix`; `\0`, which is no end, when nothing comes after it.
-pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    match prefix.iter().rposition(|byte| *byte < 0xff) {
-        Some(last) => {
-            let mut end = prefix[..=last].to_vec();
-            end[last] += 1;
-            end
-        }
-        None => vec![0],
     }
 }
 

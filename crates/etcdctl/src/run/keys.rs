@@ -18,7 +18,10 @@ const SECOND_THOUGHTS: Duration = Duration::from_secs(2);
 
 pub async fn get(context: &Context, get: &Get) -> Result<(), Failure> {
     let request = get_request(get)?;
-    let client = context.connect().await?;
+    let client = match request.serializable {
+        true => context.connect_to_members().await?,
+        false => context.connect().await?,
+    };
     let response = match get.stream {
         true => in_pieces(&client, request).await?,
         false => client.range(request).await?,
@@ -97,8 +100,6 @@ pub fn get_request(get: &Get) -> Result<RangeRequest, Failure> {
     }
     let range = ranges::typed(&get.words, get.prefix, get.from_key)?;
     Ok(RangeRequest {
-        key: range.key.into(),
-        range_end: range.range_end.into(),
         limit: get.limit,
         revision: get.rev.max(0),
         sort_order: order.into(),
@@ -110,6 +111,7 @@ pub fn get_request(get: &Get) -> Result<RangeRequest, Failure> {
         max_mod_revision: get.max_mod_rev.max(0),
         min_create_revision: get.min_create_rev.max(0),
         max_create_revision: get.max_create_rev.max(0),
+        ..range.into()
     })
 }
 
@@ -214,9 +216,8 @@ pub fn delete_request(delete: &Delete) -> Result<DeleteRangeRequest, Failure> {
     }
     let range = ranges::typed(&delete.words, delete.prefix, delete.from_key)?;
     Ok(DeleteRangeRequest {
-        key: range.key.into(),
-        range_end: range.range_end.into(),
         prev_kv: delete.prev_kv,
+        ..range.into()
     })
 }
 

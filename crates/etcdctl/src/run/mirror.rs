@@ -46,7 +46,7 @@ pub async fn run(context: &Context, mirror: MakeMirror) -> Result<(), Failure> {
     let to =
         advice::connected(Client::connect(context.config(vec![destination], true, &credentials)?).await)?;
     let to = advice::reached(to).await?;
-    let from = context.connect().await?;
+    let from = context.connect_to_members().await?;
     let becomes = match (mirror.no_dest_prefix, mirror.dest_prefix.as_str()) {
         (false, "") => mirror.prefix.clone(),
         (_, becomes) => becomes.to_owned(),
@@ -80,10 +80,8 @@ impl Copy {
         };
         let range = ranges::under(&self.prefix);
         let request = WatchCreateRequest {
-            key: range.key.into(),
-            range_end: range.range_end.into(),
             start_revision: next,
-            ..Default::default()
+            ..range.into()
         };
         let mut watcher = self.from.watch(request).await?;
         let mut tell = interval_at(Instant::now() + TELLS_EVERY, TELLS_EVERY);
@@ -102,10 +100,8 @@ impl Copy {
     async fn base(&mut self) -> Result<i64, Failure> {
         let range = ranges::under(&self.prefix);
         let count = RangeRequest {
-            key: range.key.clone().into(),
-            range_end: range.range_end.clone().into(),
             count_only: true,
-            ..Default::default()
+            ..range.clone().into()
         };
         let counted = self.from.range(count).await?;
         let revision = counted.header.map_or(0, |header| header.revision);

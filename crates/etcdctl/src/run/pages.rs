@@ -19,12 +19,10 @@ impl<'a> Pages<'a> {
     /// Begins to read, at a revision or now.
     pub fn new(client: &'a Client, range: Range, revision: i64, keys_only: bool) -> Self {
         let next = RangeRequest {
-            key: range.key.into(),
-            range_end: range.range_end.into(),
             limit: PAGE_KEYS,
             revision,
             keys_only,
-            ..Default::default()
+            ..range.into()
         };
         Self {
             client,

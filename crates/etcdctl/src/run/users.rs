@@ -10,7 +10,7 @@ use super::context::{self, Context, bytes, none, only, text};
 use crate::arguments::{Auth, Permission, Role, User};
 use crate::failure::Failure;
 use crate::output::Answer;
-use crate::ranges::{Range, prefix_end};
+use crate::ranges::{self, Range};
 
 pub async fn auth(context: &Context, auth: Auth) -> Result<(), Failure> {
     match auth {
@@ -39,7 +39,8 @@ pub async fn auth(context: &Context, auth: Auth) -> Result<(), Failure> {
                 &arguments.words,
                 "auth status command does not accept any arguments",
             )?;
-            let status = context.connect().await?.auth_status(AuthStatusRequest {}).await?;
+            let client = context.connect_to_members().await?;
+            let status = client.auth_status(AuthStatusRequest {}).await?;
             context.show(&Answer::AuthStatus(status))
         }
     }
@@ -279,29 +280,20 @@ async fn revoke(context: &Context, permission: &Permission) -> Result<(), Failur
 fn permitted(words: &[std::ffi::OsString], flags: &Permission) -> Result<Range, Failure> {
     let (prefix, from_key) = (flags.prefix, flags.from_key);
     let key = bytes(&words[0]);
-    let range_end = match words.get(1) {
-        _ if prefix && from_key => {
-            return Err(Failure::arguments(
-                "--from-key and --prefix flags are mutually exclusive",
-            ));
-        }
-        _ if key.is_empty() && (prefix || from_key) => vec![0],
-        _ if key.is_empty() => Vec::new(),
-        Some(_) if prefix => {
-            return Err(Failure::arguments(
-                "unexpected endkey argument with --prefix flag",
-            ));
-        }
-        Some(_) if from_key => {
-            return Err(Failure::arguments(
-                "unexpected endkey argument with --from-key flag",
-            ));
-        }
-        Some(end) => bytes(end),
-        None if prefix => prefix_end(&key),
-        None if from_key => vec![0],
-        None => Vec::new(),
-    };
-    let key = if key.is_empty() { vec![0] } else { key };
-    Ok(Range { key, range_end })
+    match words.get(1) {
+        _ if prefix && from_key => Err(Failure::arguments(
+            "--from-key and --prefix flags are mutually exclusive",
+        )),
+        _ if key.is_empty() && (prefix || from_key) => Ok(ranges::from(&key)),
+        _ if key.is_empty() => Ok(ranges::between(vec![0], None)),
+        Some(_) if prefix => Err(Failure::arguments(
+            "unexpected endkey argument with --prefix flag",
+        )),
+        Some(_) if from_key => Err(Failure::arguments(
+            "unexpected endkey argument with --from-key flag",
+        )),
+        None if prefix => Ok(ranges::under(&key)),
+        None if from_key => Ok(ranges::from(&key)),
+        end => Ok(ranges::between(key, end)),
+    }
 }

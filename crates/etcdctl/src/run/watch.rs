@@ -64,28 +64,20 @@ fn request(watch: &Watch, named: &[OsString]) -> Result<WatchCreateRequest, Fail
     };
     let range = match words {
         [key] if watch.prefix => ranges::under(&bytes(key)),
-        [key] => ranges::Range {
-            key: bytes(key),
-            range_end: Vec::new(),
-        },
+        [key] => ranges::between(bytes(key), None),
         [_, _] if watch.prefix => {
             return Err(Failure::arguments(
                 "`range_end` and `--prefix` are mutually exclusive",
             ));
         }
-        [key, end] => ranges::Range {
-            key: bytes(key),
-            range_end: bytes(end),
-        },
+        [key, end] => ranges::between(bytes(key), Some(end)),
         _ => return Err(Failure::arguments(WORDS)),
     };
     Ok(WatchCreateRequest {
-        key: range.key.into(),
-        range_end: range.range_end.into(),
         start_revision: watch.rev,
         progress_notify: watch.progress_notify,
         prev_kv: watch.prev_kv,
-        ..Default::default()
+        ..range.into()
     })
 }
 
@@ -110,7 +102,13 @@ fn ended(error: client::Error) -> Failure {
         | client::Error::WatchCanceled { .. }
         | client::Error::Server { .. } => {
             eprintln!("watch was canceled ({error})");
-            Failure::new(Status::Interrupted, "watch is canceled by the server")
+            let failure = Failure::new(Status::Interrupted, "watch is canceled by the server");
+            match error {
+                client::Error::Compacted { revision } => failure.cure(format!(
+                    "What was before revision {revision} is gone: --rev={revision} is the first to watch from."
+                )),
+                _ => failure,
+            }
         }
         other => other.into(),
     }
