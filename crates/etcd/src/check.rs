@@ -3,10 +3,10 @@
 //! Everything is looked at that a start looks at before it has data, ports or other members: the settings, the files
 //! of certificates and keys, the initial cluster. Nothing is made, opened for writing, or listened on.
 
+use insight::secrets::masked;
 use serde::Serialize;
 use server::config::{Config, Url, show_cluster};
 use server::go;
-use server::secrets::masked;
 
 use crate::flags::{FLAGS, Flag, Settings, Source};
 

@@ -22,11 +22,11 @@ use std::io::{Write, stderr, stdout};
 use std::net::{IpAddr, UdpSocket};
 use std::process::ExitCode;
 
+use insight::secrets::command_line;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use server::RunError;
 use server::config::{BootstrapError, Discovery, GIT_SHA, JoinError, RUNTIME, VERSION, go_arch};
 use server::fields::json;
-use server::secrets::command_line;
 use signal_hook::low_level::emulate_default_handler;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};

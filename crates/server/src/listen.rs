@@ -13,12 +13,10 @@
 //! A connection stays on its lane; that halves the CPU time of a small call against a runtime that
 //! moves tasks between cores. What a stranger can hold on to is bounded: connections by the limit of
 //! open files and a share for each address (`shares`), the time until the first request, the time for a request's
-//! head and body and for taking its answer (`debts`), the size of headers, frames without a purpose (`calm`).
+//! head and body and for taking its answer and the frames without a purpose (crate [`calm`]), the size of headers.
 //! `docs/security.md` has the list.
 
-mod calm;
 mod connection;
-mod debts;
 mod edge;
 mod lanes;
 mod rest;
@@ -39,9 +37,8 @@ use crate::config::{Config, Tls, Url};
 use crate::fields::json;
 use crate::http::Port;
 
-pub use calm::Chatter;
+pub use calm::{Chatter, Debt, Debts};
 pub use connection::{ClientAddress, Limits, Ports, Stay, TlsClient};
-pub use debts::{Debt, Debts};
 pub use edge::{CallBody, Edge, EdgeBody, GrpcService, NoGrpc, PeerEdge, RequestBody, is_gateway_path};
 pub use lanes::Lanes;
 pub use rest::Rest;

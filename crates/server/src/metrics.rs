@@ -17,7 +17,6 @@ mod grpc;
 mod kinds;
 mod metered;
 mod network;
-mod process;
 mod text;
 
 use std::sync::{Arc, OnceLock};
@@ -381,7 +380,10 @@ impl Metrics {
         let mut text = Text::default();
         self.write_table(&mut text);
         self.grpc.write(&mut text);
-        process::write(&mut text);
+        for (number, value) in insight::process::measured() {
+            text.family(number.name, number.kind, number.help);
+            text.sample(value);
+        }
         text.finish()
     }
 
@@ -389,7 +391,12 @@ impl Metrics {
     pub fn declarations() -> Vec<Declaration> {
         let mut all = Metrics::table();
         all.extend(grpc::Grpc::declarations());
-        all.extend(process::declarations());
+        all.extend(insight::process::numbers().map(|number| Declaration {
+            name: number.name,
+            kind: number.kind,
+            labels: &[],
+            buckets: vec![],
+        }));
         all
     }
 }

@@ -20,7 +20,7 @@ use crate::rpc::Services;
 use crate::start::{StartError, Surroundings, start};
 use crate::storage::Storage;
 use crate::traces::{self, Tracer};
-use crate::{corruption, profile, tasks, versions};
+use crate::{corruption, tasks, versions};
 
 /// Why a server did not start, or had to stop.
 #[derive(Debug, Error)]
@@ -89,7 +89,7 @@ pub async fn run(
     // The keys for them are read once, while their files can be reached.
     let tokens = Tokenizer::new(&config)?;
     if config.pprof {
-        profile::keep_notes_in(&config.member_dir());
+        insight::keep_notes_in(&config.member_dir());
     }
     confine_if_wanted(&config);
     let metrics = Arc::new(Metrics::new(&config));

@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
+use insight::secrets::masked;
 use server::fields::json;
-use server::secrets::masked;
 use thiserror::Error;
 use tracing::{info, warn};
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use calm::{Calm, Chatter, Debts, Overdue};
 use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -23,8 +24,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use super::calm::{Calm, Chatter, Overdue};
-use super::debts::Debts;
 use super::edge::{Edge, EdgeBody, GrpcService, NoGrpc, Reply};
 use super::lanes::Lanes;
 use super::secure::{Secured, Security};
@@ -101,11 +100,7 @@ impl Limits {
                 u32::MAX => STREAMS_MAX,
                 streams => streams,
             },
-            chatter: Chatter {
-                burst: 10_000,
-                per_sec: 1_000,
-                ping_pause: config.keepalive.ping_pause,
-            },
+            chatter: Chatter::usual(config.keepalive.ping_pause),
             keepalive: config.keepalive,
         }
     }

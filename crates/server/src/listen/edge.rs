@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use calm::{Debt, Debts};
 use http::header::{CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -15,7 +16,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::debts::{Debt, Debts};
 use super::rest::Rest;
 use crate::http::{Answer, Desk, Site, Vitals, not_found};
 use crate::json::{Gateway, Lines};

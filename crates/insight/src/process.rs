@@ -4,11 +4,19 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::Declaration;
-use super::text::Text;
+/// A number of this process, under the name that Prometheus' libraries give it.
+#[derive(Clone, Copy, Debug)]
+pub struct Number {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    /// What it means.
+    pub help: &'static str,
+}
 
-/// Families with their kinds and helps.
-const FAMILIES: [(&str, &str, &str); 11] = [
+/// Names, kinds and helps.
+const NUMBERS: [(&str, &str, &str); 11] = [
     (
         "os_fd_limit",
         "gauge",
@@ -50,24 +58,20 @@ const FAMILIES: [(&str, &str, &str); 11] = [
     ),
 ];
 
-pub fn declarations() -> Vec<Declaration> {
-    FAMILIES
-        .map(|(name, kind, _)| Declaration {
-            name,
-            kind,
-            labels: &[],
-            buckets: vec![],
-        })
-        .into()
+/// All numbers there are.
+pub fn numbers() -> impl Iterator<Item = Number> {
+    NUMBERS
+        .into_iter()
+        .map(|(name, kind, help)| Number { name, kind, help })
 }
 
-/// Writes what can be read; what can't is left out.
-pub fn write(text: &mut Text) {
+/// What they are now; what can't be read is left out.
+pub fn measured() -> Vec<(Number, f64)> {
     let stat = Stat::read();
     let network = network_bytes();
     let open = open_files().map(|count| count as f64);
-    for (name, kind, help) in FAMILIES {
-        let value = match name {
+    let value = |number: Number| {
+        let value = match number.name {
             "os_fd_used" | "process_open_fds" => open,
             "os_fd_limit" | "process_max_fds" => Some(limit(Resource::Nofile)),
             "process_virtual_memory_max_bytes" => Some(limit(Resource::As)),
@@ -79,15 +83,13 @@ pub fn write(text: &mut Text) {
             "process_network_transmit_bytes_total" => network.map(|(_, sent)| sent),
             _ => None,
         };
-        if let Some(value) = value {
-            text.family(name, kind, help);
-            text.sample(value);
-        }
-    }
+        Some((number, value?))
+    };
+    numbers().filter_map(value).collect()
 }
 
 /// Files this process has open, those of this look included.
-pub fn open_files() -> Option<u64> {
+fn open_files() -> Option<u64> {
     Some(fs::read_dir("/proc/self/fd").ok()?.count() as u64)
 }
 
@@ -187,12 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_shown() {
-        let mut text = Text::default();
-        write(&mut text);
-        let text = text.finish();
-        for (name, _, _) in FAMILIES {
-            assert!(text.contains(&format!("\n{name} ")), "{name}");
-        }
+    fn this_process_is_measured() {
+        let measured: Vec<_> = measured().into_iter().map(|(number, _)| number.name).collect();
+        assert_eq!(measured, NUMBERS.map(|(name, _, _)| name));
     }
 }

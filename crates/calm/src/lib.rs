@@ -8,6 +8,11 @@
 //! cancel and widen its windows as it likes. Who has spent it is told so (GOAWAY, ENHANCE_YOUR_CALM) and cut off; so is
 //! whoever has let a debt become overdue ([`Debts`]).
 
+// A budget refills with time.
+#![allow(clippy::disallowed_methods)]
+
+mod debts;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,10 +23,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::debts::{Debt, Debts};
+pub use debts::{Debt, Debts};
 
 /// How many idle frames a connection may send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chatter {
     /// At once. A client that cancels all of its calls sends one for each.
     pub burst: u32,
@@ -29,6 +34,17 @@ pub struct Chatter {
     pub per_sec: u32,
     /// Time between two pings, if somebody has said one.
     pub ping_pause: Option<Duration>,
+}
+
+impl Chatter {
+    /// What does no harm. etcd's servers count pings only where a pause between them is asked for.
+    pub fn usual(ping_pause: Option<Duration>) -> Self {
+        Chatter {
+            burst: 10_000,
+            per_sec: 1_000,
+            ping_pause,
+        }
+    }
 }
 
 /// Pings that may come too soon, since the last part of an answer; etcd's number.

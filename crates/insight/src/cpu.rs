@@ -23,7 +23,7 @@ pub enum ProfileError {
     #[error(transparent)]
     Profiler(#[from] ::pprof::Error),
     /// The process ends.
-    #[error("the member stops")]
+    #[error("the process stops")]
     Stopping,
 }
 
