@@ -121,7 +121,7 @@ async fn each_cause_has_a_name_of_its_own() {
 /// Our port for peers answers, and is not what is looked for. (Go's carries out calls.)
 #[tokio::test]
 async fn a_port_of_etcd_that_is_not_for_clients_is_no_etcd() {
-    for program in programs().first() {
+    if let Some(program) = programs().first() {
         let server = Server::start(program, &[]).await.unwrap();
         let found = cause(&server.peer_url(), None).await;
         assert!(matches!(found, Some(Cause::NotGrpc(_))), "{found:?}");

@@ -30,6 +30,16 @@ pub struct Usage {
     pub bytes: u64,
 }
 
+impl Usage {
+    /// The prefix as people read it.
+    pub fn name(&self, in_hex: bool) -> String {
+        match self.prefix.is_empty() {
+            true => "(all)".to_owned(),
+            false => printable(&self.prefix, in_hex),
+        }
+    }
+}
+
 impl Nested {
     pub fn new(prefix: &[u8], depth: usize) -> Self {
         Self {

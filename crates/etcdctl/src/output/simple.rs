@@ -9,7 +9,7 @@ use proto::mvccpb::{KeyValue, event::EventType};
 use types::print as lines;
 
 use super::{Answer, Health, Style, hex, table};
-use crate::nested::{Usage, printable};
+use crate::nested::Usage;
 
 /// What goes to standard output.
 pub fn render(answer: &Answer, style: Style) -> Vec<u8> {
@@ -219,16 +219,8 @@ impl Out {
     }
 
     fn usage(&mut self, usage: &Usage) {
-        let prefix = match usage.prefix.is_empty() {
-            true => "(all)".to_owned(),
-            false => printable(&usage.prefix, self.style.hex),
-        };
-        line!(
-            self,
-            "{:>8} {:>10} keys  {prefix}",
-            lines::size(usage.bytes),
-            usage.keys
-        );
+        let (size, name) = (lines::size(usage.bytes), usage.name(self.style.hex));
+        line!(self, "{size:>8} {:>10} keys  {name}", usage.keys);
     }
 
     /// Only who is well; of the others standard error tells.

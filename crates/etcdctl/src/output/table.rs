@@ -3,7 +3,7 @@
 use proto::etcdserverpb as pb;
 
 use super::{Answer, Health};
-use crate::nested::{Usage, printable};
+use crate::nested::Usage;
 use types::print::{self, size, took};
 
 /// Names of columns, and the rows under them.
@@ -120,13 +120,7 @@ pub fn hashes(all: &[(String, pb::HashKvResponse)]) -> Table {
 }
 
 fn usages(all: &[Usage]) -> Table {
-    let row = |usage: &Usage| {
-        vec![
-            printable(&usage.prefix, false),
-            usage.keys.to_string(),
-            size(usage.bytes),
-        ]
-    };
+    let row = |usage: &Usage| vec![usage.name(false), usage.keys.to_string(), size(usage.bytes)];
     Table {
         header: vec!["PREFIX", "KEYS", "SIZE"],
         rows: all.iter().map(row).collect(),

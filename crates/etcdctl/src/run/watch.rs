@@ -147,7 +147,10 @@ async fn execute(exec: &[OsString], revision: i64, event: &Event) -> Result<(), 
         .await;
     let why = match status {
         Ok(status) if status.success() => return Ok(()),
-        Ok(status) => status.to_string(),
+        Ok(status) => match status.code() {
+            Some(code) => format!("exit status {code}"),
+            None => status.to_string(),
+        },
         Err(error) => error.to_string(),
     };
     eprintln!("command {exec:?} error ({why})");
