@@ -22,6 +22,7 @@ use arguments::{Arguments, Command, Layout, Restore, Snapshot};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use env::RealDisk;
+use image::{HashError, ImportError};
 use output::{Answer, render};
 use server::config::{Url, VERSION, parse_initial_cluster};
 use server::convert::{Version, to_bolt, to_native};
@@ -67,6 +68,25 @@ impl Failure {
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::new(1, error)
+    }
+}
+
+/// What to do about a file that can't be read: it is looked at, and no member depends on it.
+fn unread(error: ImportError) -> Failure {
+    match error {
+        ImportError::Read { file, error } => {
+            Failure::new(1, format!("cannot read {}: {error}", file.display())).cure(Some(
+                "The file is cut short or damaged, or no backup: save it again.",
+            ))
+        }
+        ImportError::Foreign(file) => {
+            let text = format!(
+                "cannot read {}: it is a bbolt database, but not etcd's",
+                file.display()
+            );
+            Failure::new(1, text).cure(Some("A backup is what `etcdctl snapshot save` writes."))
+        }
+        other => Failure::new(1, other),
     }
 }
 
@@ -136,9 +156,9 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             let mut progress = progress::Progress::default();
             let status = image::status(&RealDisk, &file, &mut |done, total| {
                 progress.at("reading", done, total);
-            })?;
+            });
             drop(progress);
-            render(format, &Answer::Status(status)).map_err(Failure::feature)
+            render(format, &Answer::Status(status.map_err(unread)?)).map_err(Failure::feature)
         }
         Command::Snapshot {
             command: Snapshot::Restore(flags),
@@ -151,8 +171,12 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             let disk: Arc<dyn env::Disk> = Arc::new(RealDisk);
             let hash = image::hash_kv(&disk, &file, &scratch, rev, &mut |done, total| {
                 progress.at("reading", done, total);
-            })?;
+            });
             drop(progress);
+            let hash = hash.map_err(|error| match error {
+                HashError::Import(error) => unread(error),
+                HashError::Range(_) => Failure::new(1, error),
+            })?;
             render(format, &Answer::Hash(hash)).map_err(Failure::feature)
         }
         Command::Defrag { data_dir } => {
