@@ -21,13 +21,13 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prost::Message;
-use proto::etcdserverpb::RangeResponse;
+use proto::etcdserverpb::*;
 use regex::{Captures, Regex};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::answer::{Answer, Names};
+use crate::answer::{Answer, Names, Show};
 use crate::call::ScriptError;
 use crate::server::Server;
 use crate::tools::Tools;
@@ -72,7 +72,7 @@ pub async fn run(
     }];
     let stdout = if line.words.iter().any(|word| word == "--write-out=protobuf") && !output.stdout.is_empty()
     {
-        Answer::of("protobuf", names, &RangeResponse::decode(&*output.stdout)?)
+        protobuf(&line.words, &output.stdout, names)?
     } else {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
@@ -92,6 +92,48 @@ pub async fn run(
     // Blanks at the end of a line would not survive an editor.
     let answer: Vec<_> = answer.iter().map(|line| line.trim_end().to_owned()).collect();
     Ok(answer.join("\n"))
+}
+
+/// The message that a command has written, which is that of its call.
+fn protobuf(words: &[String], bytes: &[u8], names: &Names) -> Result<String, ScriptError> {
+    fn shown<T: Show + Message + Default>(bytes: &[u8], names: &Names) -> Result<String, ScriptError> {
+        Ok(Answer::of("protobuf", names, &T::decode(bytes)?))
+    }
+    let words: Vec<_> = words
+        .iter()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let (first, second) = (words[0].as_str(), words.get(1).map_or("", |word| word.as_str()));
+    let show = match (first, second) {
+        ("get" | "lock" | "elect", _) => shown::<RangeResponse>,
+        ("put", _) => shown::<PutResponse>,
+        ("del", _) => shown::<DeleteRangeResponse>,
+        ("txn", _) => shown::<TxnResponse>,
+        ("watch", _) => shown::<WatchResponse>,
+        ("alarm", _) => shown::<AlarmResponse>,
+        ("member", "list") => shown::<MemberListResponse>,
+        ("member", "add") => shown::<MemberAddResponse>,
+        ("member", "update") => shown::<MemberUpdateResponse>,
+        ("member", "remove") => shown::<MemberRemoveResponse>,
+        ("auth", "status") => shown::<AuthStatusResponse>,
+        ("user", "add") => shown::<AuthUserAddResponse>,
+        ("user", "delete") => shown::<AuthUserDeleteResponse>,
+        ("user", "get") => shown::<AuthUserGetResponse>,
+        ("user", "list") => shown::<AuthUserListResponse>,
+        ("user", "passwd") => shown::<AuthUserChangePasswordResponse>,
+        ("user", "grant-role") => shown::<AuthUserGrantRoleResponse>,
+        ("user", "revoke-role") => shown::<AuthUserRevokeRoleResponse>,
+        ("role", "add") => shown::<AuthRoleAddResponse>,
+        ("role", "delete") => shown::<AuthRoleDeleteResponse>,
+        ("role", "get") => shown::<AuthRoleGetResponse>,
+        ("role", "list") => shown::<AuthRoleListResponse>,
+        ("role", "grant-permission") => shown::<AuthRoleGrantPermissionResponse>,
+        ("role", "revoke-permission") => shown::<AuthRoleRevokePermissionResponse>,
+        // What is text whatever was asked for.
+        _ => return Ok(String::from_utf8_lossy(bytes).into_owned()),
+    };
+    show(bytes, names)
 }
 
 /// A command line of a script.
@@ -217,11 +259,14 @@ fn learn_lease(words: &[String], stdout: &str, names: &mut Names) {
 
 /// Remembers the id of a member that was added.
 fn learn_member(stdout: &str, names: &mut Names) {
-    static ADDED: LazyLock<Regex> = LazyLock::new(|| pattern("^Member +([0-9a-f]+) added to cluster"));
+    static ADDED: LazyLock<Regex> =
+        LazyLock::new(|| pattern("^Member +([0-9a-f]+) added (?:as learner )?to cluster"));
     let id = ADDED
         .captures(stdout)
         .and_then(|captures| u64::from_str_radix(&captures[1], 16).ok());
-    names.members.extend(id);
+    if let Some(id) = id {
+        names.members = [names.all_members(), &[id]].concat();
+    }
 }
 
 /// A line with what differs from run to run put under a mask.

@@ -93,7 +93,8 @@ fn versions(call: &str, line: &str) -> Option<String> {
     let line = HEX_ZERO.replace(&line, "${1}0");
     let line = TOOK
         .replace(&line, "]")
-        .replace(" expects one argument <filename>", " expects one argument");
+        .replace(" expects one argument <filename>", " expects one argument")
+        .replace(" added as learner to cluster", " added to cluster");
     let line = VERSION.replace(&line, "$1 version");
     Some(match () {
         () if call.contains("endpoint status") => without_cells(&line, &[3, 5, 6, 7, 14, 15], 16)

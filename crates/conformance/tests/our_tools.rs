@@ -36,12 +36,28 @@ fn main() -> ExitCode {
     );
     let mirror: Work = Box::new(|tools| Ok(a_mirror_has_what_is_there_and_what_comes(tools)?));
     let mirror = ("a_mirror_has_what_is_there_and_what_comes".to_owned(), mirror);
+    let pieces: Work = Box::new(|tools| Ok(a_range_in_pieces_looks_as_a_range_in_one(tools)?));
+    let pieces = ("a_range_in_pieces_looks_as_a_range_in_one".to_owned(), pieces);
+    let wrong: Work = Box::new(|tools| {
+        Ok(what_is_wrong_with_a_backup_is_said_and_nothing_is_left_behind(
+            tools,
+        )?)
+    });
+    let wrong = (
+        "what_is_wrong_with_a_backup_is_said_and_nothing_is_left_behind".to_owned(),
+        wrong,
+    );
     let new = script::in_folder("our_tools").into_iter().map(|script| {
         let name = script.name.clone();
         let work: Work = Box::new(move |tools: &Tools| Ok(as_recorded(&script, tools)?));
         (name, work)
     });
-    harness::run(trials.chain(new).chain([backups, folders, mirror]).collect())
+    harness::run(
+        trials
+            .chain(new)
+            .chain([backups, folders, mirror, pieces, wrong])
+            .collect(),
+    )
 }
 
 /// What only our tool has looks as it is recorded, on either server.
@@ -119,6 +135,49 @@ fn a_mirror_has_what_is_there_and_what_comes(tools: &Tools) -> Result<(), String
     done
 }
 
+/// `get --stream` of more than fits into one message; a server that has no such call is named as the reason.
+fn a_range_in_pieces_looks_as_a_range_in_one(tools: &Tools) -> Result<(), String> {
+    let runtime = harness::runtime()?;
+    let tools = tools.with_our_etcdctl();
+    let etcdctl = |server: &Server, words: &str| {
+        let endpoint = format!("--endpoints={}", server.endpoint());
+        let words: Vec<_> = words.split(' ').collect();
+        run(&tools.etcdctl, &[&[endpoint.as_str()], &words[..]].concat())
+    };
+    let server = runtime.block_on(Server::start(&tools.ours, &[]))?;
+    let large = "x".repeat(120_000);
+    for number in 0..30 {
+        etcdctl(&server, &format!("put k{number:02} {number}-{large}"))?;
+    }
+    for range in [
+        "k --prefix",
+        "k --prefix --write-out=json",
+        "k --prefix --write-out=fields",
+        "k --prefix --print-value-only",
+        "k10 k20 --write-out=json",
+        "k05 --from-key --limit=20 --write-out=fields",
+        "k --prefix --rev=12",
+        "k --prefix --keys-only --consistency=s --write-out=json",
+        "k --prefix --count-only --write-out=fields",
+        "k07 --write-out=json",
+        "nothing --write-out=json",
+    ] {
+        let whole = etcdctl(&server, &format!("get {range}"))?;
+        let in_pieces = etcdctl(&server, &format!("get --stream {range}"))?;
+        equal(range, &(in_pieces == whole), &true)?;
+    }
+    for refused in ["--rev=99", "--order=DESCEND", "--min-mod-rev=3"] {
+        let answer = etcdctl(&server, &format!("get --stream k --prefix {refused}"));
+        equal(refused, &answer.is_err(), &true)?;
+    }
+    let old = runtime.block_on(Server::start(&tools.reference, &[]))?;
+    let answer = etcdctl(&old, "get --stream k");
+    let is_told = answer
+        .as_ref()
+        .is_err_and(|why| why.contains("The server is of a release"));
+    equal("a server of 3.5", &is_told, &true)
+}
+
 /// Our tools save a backup of each server and make data folders of it, one of them with revisions skipped; each server
 /// starts from one, with the same keys, leases, users and hash.
 fn a_backup_of_either_server_is_restored_for_either(tools: &Tools) -> Result<(), String> {
@@ -190,6 +249,91 @@ fn a_backup_of_either_server_is_restored_for_either(tools: &Tools) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Backups are named as they are when one stands in their folder. One that is cut short or damaged, a folder that is
+/// there, and flags that do not fit: each is told with what to do, and there is no folder afterwards.
+fn what_is_wrong_with_a_backup_is_said_and_nothing_is_left_behind(tools: &Tools) -> Result<(), String> {
+    let runtime = harness::runtime()?;
+    let tools = tools.with_our_etcdctl();
+    let server = runtime.block_on(Server::start(&tools.ours, &[]))?;
+    let folder = server.folder();
+    let endpoint = format!("--endpoints={}", server.endpoint());
+    for number in 0..20 {
+        run(
+            &tools.etcdctl,
+            &[&endpoint, "put", &format!("k{number}"), "value"],
+        )?;
+    }
+    let here = |tool: &str, words: &[&str]| {
+        let output = Command::new(tools.ours.with_file_name(tool))
+            .args(words)
+            .current_dir(folder)
+            .output()
+            .map_err(|e| e.to_string())?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok::<_, String>((
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        ))
+    };
+    for (tool, words) in [
+        ("etcdctl", &[&*endpoint, "snapshot", "save", "backup.db"][..]),
+        (
+            "etcdutl",
+            &["snapshot", "status", "backup.db", "--write-out=yaml"],
+        ),
+        ("etcdutl", &["hashkv", "backup.db", "--write-out=yaml"]),
+    ] {
+        let (done, text) = here(tool, words)?;
+        equal(&format!("{words:?} {text}"), &done, &true)?;
+    }
+    let io = |error: std::io::Error| error.to_string();
+    let whole = std::fs::read(folder.join("backup.db")).map_err(io)?;
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(folder.join("damaged.db"), damaged).map_err(io)?;
+    std::fs::write(folder.join("cut.db"), &whole[..whole.len() - 100]).map_err(io)?;
+    std::fs::create_dir_all(folder.join("there/member")).map_err(io)?;
+    for (words, cure) in [
+        (&["damaged.db", "--data-dir=new"][..], "take another backup"),
+        (&["cut.db", "--data-dir=new"], "The file is cut short"),
+        (&["backup.db", "--data-dir=there"], "nothing is overwritten"),
+        (
+            &["backup.db", "--data-dir=new", "--wal-dir=there"],
+            "nothing is overwritten",
+        ),
+        (
+            &["backup.db", "--data-dir=new", "--name=x"],
+            "--initial-cluster names all members",
+        ),
+        (
+            &["backup.db", "--data-dir=damaged.db/new"],
+            "cannot write damaged.db/new",
+        ),
+    ] {
+        let (done, text) = here("etcdutl", &[&["snapshot", "restore"], words].concat())?;
+        equal(
+            &format!("{words:?}: {text}"),
+            &(done, text.contains(cure)),
+            &(false, true),
+        )?;
+        equal(
+            &format!("{words:?}: a log"),
+            &folder.join("new/member").exists(),
+            &false,
+        )?;
+    }
+    for words in [&["snapshot", "status", "cut.db"][..], &["hashkv", "cut.db"]] {
+        std::fs::write(folder.join("cut.db"), &whole[..whole.len() / 2]).map_err(io)?;
+        let (done, text) = here("etcdutl", words)?;
+        let is_told = text.contains("The file is cut short");
+        equal(&format!("{words:?}: {text}"), &(done, is_told), &(false, true))?;
+    }
+    let (done, text) = here("etcdutl", &["snapshot", "restore", "backup.db", "--data-dir=new"])?;
+    equal(&text, &done, &true)?;
+    let (_, text) = here("etcdctl", &[&endpoint, "snapshot", "save", "new"])?;
+    equal(&text, &text.contains("new is a folder"), &true)
 }
 
 /// What the real etcd has written is rewritten without its free pages, and takes the version of another release and its
