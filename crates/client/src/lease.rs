@@ -20,7 +20,7 @@ use tonic::Streaming;
 use tracing::info;
 
 use crate::call::{Again, next as next_answer};
-use crate::{Client, Error};
+use crate::{Client, Error, next_or_close};
 
 /// Confirmations that nobody has read yet; further ones are not kept, since the next one says the same.
 const UNREAD_MAX: usize = 16;
@@ -162,8 +162,11 @@ impl Keeper {
         let mut opening = pin!(client.open(again, PATH, ReceiverStream::new(outgoing)));
         let mut answers: Option<Streaming<LeaseKeepAliveResponse>> = None;
         loop {
-            if self.is_idle().await {
-                return Ok(());
+            if self.leases.is_empty() {
+                match next_or_close(&mut self.wishes).await {
+                    Some(wish) => self.take(wish),
+                    None => return Ok(()),
+                }
             }
             let next = self.agenda.first().map(|(time, _)| *time);
             tokio::select! {
@@ -188,23 +191,6 @@ impl Keeper {
             .iter_mut()
             .filter_map(|(id, lease)| lease.asked.take().map(|_| *id));
         self.due.extend(asked);
-    }
-
-    /// Whether there are no more leases, nor will be with this keeper.
-    async fn is_idle(&mut self) -> bool {
-        if !self.leases.is_empty() {
-            return false;
-        }
-        if self.wishes.is_empty() {
-            self.wishes.close();
-        }
-        match self.wishes.recv().await {
-            Some(wish) => {
-                self.take(wish);
-                false
-            }
-            None => true,
-        }
     }
 
     /// A lease is to be kept: the first renewal is due now.

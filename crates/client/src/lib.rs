@@ -248,6 +248,15 @@ impl Core {
     fn next_watcher(&self) -> u64 {
         self.watchers.fetch_add(1, Ordering::Relaxed)
     }
+/// What a worker that has nothing to do is to do next. Nothing means that there is no wish, nor will be one: who has another
+/// finds the worker closed, and starts the next one.
+async fn next_or_close<Wish>(wishes: &mut mpsc::Receiver<Wish>) -> Option<Wish> {
+    if wishes.is_empty() {
+        wishes.close();
+    }
+    wishes.recv().await
+}
+
 }
 
 fn dialer(config: &Config) -> Result<Dialer, Error> {
@@ -291,6 +300,17 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = listener.local_addr().expect("its address").to_string();
         drop(listener);
+    #[tokio::test]
+    async fn a_worker_closes_only_when_no_wish_is_left() {
+        let (wishes, mut receiver) = mpsc::channel(2);
+        wishes.try_send(1).expect("there is room");
+        assert_eq!(next_or_close(&mut receiver).await, Some(1));
+        wishes.try_send(2).expect("it is still open");
+        assert_eq!(next_or_close(&mut receiver).await, Some(2));
+        assert_eq!(next_or_close(&mut receiver).await, None);
+        assert!(wishes.is_closed());
+    }
+
         let client = Client::connect(Config::new([&endpoint])).await.expect("a client");
         let why = client.reached().await.expect_err("nobody is there");
         assert_eq!((why.endpoint, why.cause), (endpoint, Cause::Refused));

@@ -28,7 +28,7 @@ use tracing::info;
 
 use crate::call::{Again, NO_LEADER, jittered, next};
 use crate::namespace::{Enter, Leave};
-use crate::{Client, Error};
+use crate::{Client, Error, next_or_close};
 
 /// Answers that a watcher has not read yet. Beyond that it is cut off until it has read half.
 const UNREAD_MAX: usize = 128;
@@ -225,8 +225,11 @@ impl Hub {
         let mut opening = pin!(client.open(again, PATH, ReceiverStream::new(outgoing)));
         let mut answers: Option<Streaming<WatchResponse>> = None;
         loop {
-            if self.is_idle().await {
-                return End::Idle;
+            if self.watchers.is_empty() {
+                match next_or_close(&mut self.wishes).await {
+                    Some(wish) => self.take(wish),
+                    None => return End::Idle,
+                }
             }
             self.create_next();
             tokio::select! {
@@ -260,23 +263,6 @@ impl Hub {
         for (id, entry) in &mut self.watchers {
             entry.begun = None;
             self.waiting.extend(entry.live.take().map(|_| *id));
-        }
-    }
-
-    /// Whether nobody watches any more, nor will with this hub.
-    async fn is_idle(&mut self) -> bool {
-        if !self.watchers.is_empty() {
-            return false;
-        }
-        if self.wishes.is_empty() {
-            self.wishes.close();
-        }
-        match self.wishes.recv().await {
-            Some(wish) => {
-                self.take(wish);
-                false
-            }
-            None => true,
         }
     }
 
