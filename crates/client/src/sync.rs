@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::etcdserverpb::MemberListRequest;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{Client, Core, Error};
 
@@ -21,7 +21,12 @@ impl Client {
             .into_iter()
             .filter(|member| !member.name.is_empty() && !member.is_learner);
         let endpoints: Vec<String> = members.flat_map(|member| member.client_ur_ls).collect();
-        debug!(?endpoints, "members of the cluster");
+        if endpoints != self.endpoints() {
+            info!(
+                endpoints = endpoints.join(","),
+                "members of the cluster have changed"
+            );
+        }
         self.set_endpoints(&endpoints)
     }
 }
