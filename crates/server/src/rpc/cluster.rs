@@ -159,7 +159,7 @@ pub async fn promote_here(
         Err(error) => node
             .metrics
             .server_learner_promote_failures
-            .with(&[error.text()])
+            .with(&[forward::promotion_text(error)])
             .inc(),
     }
     promoted
