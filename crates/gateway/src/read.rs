@@ -3,6 +3,7 @@
 //! serde_json takes the text apart, one object or list at a time, into slices of it. What they mean is decided by the
 //! message's descriptor, and where a slice lies is its position in an error.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use base64::Engine;
@@ -14,6 +15,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Va
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::values::escaped;
 use crate::{Method, Refusal};
 
 /// Messages inside each other. Transactions nest; the protobuf decoder's limit is about three times that. Each level
@@ -26,33 +28,35 @@ impl Method {
     /// # Errors
     /// The value does not fit the message.
     pub fn read(&self, json: &[u8]) -> Result<Bytes, Refusal> {
-        let text = std::str::from_utf8(json).map_err(|error| not_utf8(json, error.valid_up_to()))?;
-        let reader = Reader { text };
-        let value = raw(text).ok_or_else(|| Refusal::invalid("unexpected EOF"))?;
+        let (text, no_text) = as_text(json);
+        let reader = Reader {
+            bytes: json,
+            text: &text,
+            no_text,
+        };
+        let value = raw(&text).ok_or_else(|| Refusal::invalid("unexpected EOF"))?;
         let message = reader.message(&self.request, value, DEPTH_MAX)?;
         Ok(message.encode_to_vec().into())
     }
 }
 
+/// The bytes as a text of the same length, and where the first byte is that was none.
+fn as_text(json: &[u8]) -> (Cow<'_, str>, Option<usize>) {
+    let no_text = match std::str::from_utf8(json) {
+        Ok(text) => return (text.into(), None),
+        Err(error) => error.valid_up_to(),
+    };
+    let mut text = String::with_capacity(json.len());
+    for chunk in json.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    (text.into(), Some(no_text))
+}
+
 /// A text that is one JSON value.
 fn raw(text: &str) -> Option<&RawValue> {
     serde_json::from_str(text).ok()
-}
-
-fn not_utf8(json: &[u8], at: usize) -> Refusal {
-    let valid = std::str::from_utf8(&json[..at]).unwrap_or_default();
-    // The string it is in.
-    let mut begins = 0;
-    let (mut inside, mut escaped) = (false, false);
-    for (index, byte) in valid.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = inside,
-            b'"' => (inside, begins) = (!inside, index),
-            _ => {}
-        }
-    }
-    Reader { text: valid }.syntax(begins, "invalid UTF-8 in string")
 }
 
 /// Names and values of an object, each as it is written.
@@ -82,7 +86,11 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 struct Reader<'a> {
     /// The whole value.
+    bytes: &'a [u8],
+    /// The same, with as many question marks in the place of bytes that are no text.
     text: &'a str,
+    /// Where the first byte is that was no text.
+    no_text: Option<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -103,6 +111,7 @@ impl<'a> Reader<'a> {
         let (mut seen, mut chosen) = (HashSet::new(), HashSet::new());
         for (name, value) in members.0 {
             let Some(field) = self.field(descriptor, name)? else {
+                self.check_strings(value)?;
                 continue;
             };
             if !seen.insert(field.number()) {
@@ -163,6 +172,9 @@ impl<'a> Reader<'a> {
         depth: usize,
     ) -> Result<Option<Value>, Refusal> {
         let text = value.get();
+        if text.starts_with('"') {
+            self.check_strings(value)?;
+        }
         let read = match field.kind() {
             Kind::Message(inner) => {
                 return Ok(Some(Value::Message(self.message(&inner, value, depth - 1)?)));
@@ -194,13 +206,69 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&self, value: &RawValue) -> Result<String, Refusal> {
-        // What is no escape is refused before; what is left are halves of surrogate pairs.
+        self.check_strings(value)?;
         serde_json::from_str(value.get())
             .map_err(|_| self.syntax(self.offset(value), "invalid escape code in string"))
     }
 
+    /// Refuses a string with bytes in it that are no text, or with half of a surrogate pair. The value may be a string,
+    /// or have any number of them. What JSON knows as escapes has been seen to already.
+    fn check_strings(&self, value: &RawValue) -> Result<(), Refusal> {
+        let (begin, bytes) = (self.offset(value), value.get().as_bytes());
+        let (mut at, mut string) = (0, None);
+        while let Some(byte) = bytes.get(at) {
+            at += match (string, byte) {
+                (None, b'"') => {
+                    string = Some(begin + at);
+                    1
+                }
+                (Some(_), b'"') => {
+                    string = None;
+                    1
+                }
+                (Some(string), b'\\') if bytes.get(at + 1) == Some(&b'u') => {
+                    self.escape_length(string, begin + at)?
+                }
+                (Some(_), b'\\') => 2,
+                (Some(string), _) if self.no_text == Some(begin + at) => {
+                    return Err(self.syntax(string, "invalid UTF-8 in string"));
+                }
+                _ => 1,
+            };
+        }
+        Ok(())
+    }
+
+    /// How long the escape of a UTF-16 unit is, with that of the other half if it is the first one of a pair. Go looks at
+    /// as many bytes as that would have, whatever they are.
+    fn escape_length(&self, string: usize, at: usize) -> Result<usize, Refusal> {
+        let unit = |escape: &[u8]| {
+            let digits = escape.strip_prefix(b"\\u").unwrap_or_default();
+            u16::from_str_radix(std::str::from_utf8(digits).unwrap_or_default(), 16).ok()
+        };
+        let rest = &self.bytes[at..];
+        let (escape, rest) = rest.split_at(rest.len().min(ESCAPE_BYTES));
+        let Some(first @ 0xd800..=0xdfff) = unit(escape) else {
+            return Ok(ESCAPE_BYTES);
+        };
+        let Some(other) = rest.get(..ESCAPE_BYTES) else {
+            return Err(Refusal::invalid("proto: unexpected EOF"));
+        };
+        match (first, unit(other)) {
+            (..0xdc00, Some(0xdc00..=0xdfff)) => Ok(2 * ESCAPE_BYTES),
+            _ => Err(self.syntax(
+                string,
+                &format!("invalid escape code \"{}\" in string", shown(other)),
+            )),
+        }
+    }
+
     fn unexpected(&self, value: &RawValue) -> Refusal {
-        self.syntax(self.offset(value), &format!("unexpected token {}", token(value)))
+        let string = value.get().starts_with('"').then(|| self.check_strings(value));
+        match string {
+            Some(Err(refusal)) => refusal,
+            _ => self.syntax(self.offset(value), &format!("unexpected token {}", token(value))),
+        }
     }
 
     fn wrong(&self, value: &RawValue, problem: &str) -> Refusal {
@@ -225,6 +293,19 @@ impl<'a> Reader<'a> {
         let line_text = before.rsplit('\n').next().unwrap_or_default();
         (line, line_text.chars().count() + 1)
     }
+}
+
+/// `\uXXXX`.
+const ESCAPE_BYTES: usize = 6;
+
+/// Bytes as Go quotes them.
+fn shown(bytes: &[u8]) -> String {
+    let mut shown = String::new();
+    for chunk in bytes.utf8_chunks() {
+        shown.extend(chunk.valid().chars().map(escaped));
+        shown.extend(chunk.invalid().iter().map(|byte| format!(r"\x{byte:02x}")));
+    }
+    shown
 }
 
 /// What errors show of a value: of an object or a list only its bracket.
@@ -256,8 +337,8 @@ fn number(kind: &Kind, text: &str) -> Option<Value> {
     }
 }
 
-/// Digits of the largest number, and then some.
-const DIGITS_MAX: usize = 24;
+/// Digits of the largest number.
+const DIGITS_MAX: usize = 20;
 
 /// A JSON number that is whole, however it is written, in plain digits: `1.50e1` is 15.
 fn integer(text: &str) -> Option<String> {
@@ -265,23 +346,28 @@ fn integer(text: &str) -> Option<String> {
     if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         return None;
     }
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let exponent: i32 = exponent.parse().ok()?;
+    let (sign, number) = text.split_at(usize::from(text.starts_with('-')));
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let shift = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
-    let digits = format!("{whole}{fraction}");
-    match usize::try_from(shift) {
-        Ok(zeros) if zeros <= DIGITS_MAX => Some(digits + &"0".repeat(zeros)),
-        Ok(_) => None,
-        Err(_) => {
-            let kept = digits.len().checked_sub(shift.unsigned_abs() as usize)?;
-            let (kept, dropped) = digits.split_at(kept);
-            let whole =
-                !kept.trim_start_matches('-').is_empty() && dropped.bytes().all(|digit| digit == b'0');
-            whole.then(|| kept.to_owned())
-        }
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    if whole.is_empty() && fraction.is_empty() {
+        return Some("0".to_owned());
     }
+    let exponent: i32 = exponent.parse().ok()?;
+    let shift = exponent.unsigned_abs() as usize;
+    let digits = match exponent {
+        0.. if fraction.len() > shift || whole.len().saturating_add(shift) > DIGITS_MAX => return None,
+        0.. => format!("{whole}{fraction}{}", "0".repeat(shift - fraction.len())),
+        _ if !fraction.is_empty() => return None,
+        _ => {
+            let (kept, dropped) = whole.split_at(whole.len().checked_sub(shift)?);
+            dropped
+                .bytes()
+                .all(|digit| digit == b'0')
+                .then(|| kept.to_owned())?
+        }
+    };
+    Some(format!("{sign}{digits}"))
 }
 
 const fn base64(alphabet: &Alphabet, padding: DecodePaddingMode) -> GeneralPurpose {
@@ -313,7 +399,7 @@ fn bytes(text: &str) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, WatchRequest};
+    use proto::etcdserverpb::{AuthUserAddRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest};
 
     use super::*;
 
@@ -378,6 +464,9 @@ mod tests {
             ("\"150e-1\"", 15),
             ("-0", 0),
             ("\"-1\"", -1),
+            ("100e-2", 1),
+            ("0.0e-99999999999", 0),
+            ("1000000000000000000000e-21", 1),
         ] {
             let found = range(&format!(r#"{{"limit":{text}}}"#)).map(|range| range.limit);
             assert_eq!(found, Ok(number), "{text}");
@@ -389,6 +478,7 @@ mod tests {
             "1e99",
             "0.1",
             "1e-1",
+            "0.00000000000000000000000000001e29",
             "\"\"",
             "\" 1\"",
             "\"0x1\"",
@@ -426,19 +516,50 @@ mod tests {
                 r#"{"sort_order":99999999999}"#,
                 "proto: (line 1:15): invalid value for enum field sortOrder: 99999999999",
             ),
-            (
-                r#"{"key":"\ud800"}"#,
-                "proto: syntax error (line 1:8): invalid escape code in string",
-            ),
         ] {
             assert_eq!(range(json), Err(message.to_owned()));
         }
-        let method = Method::at("/v3/kv/range").unwrap();
-        let refusal = method.read(b"{\"key\":\"a\xff\"}").unwrap_err();
-        assert_eq!(
-            refusal.message,
-            "proto: syntax error (line 1:8): invalid UTF-8 in string"
-        );
+    }
+
+    /// Each as etcd 3.5.30 says it.
+    #[test]
+    fn a_string_is_text_wherever_it_stands() {
+        for (json, message) in [
+            (&br#"{"key":"\ud800"}"#[..], "unexpected EOF"),
+            (
+                br#"{"key":"\ud800","x":1}"#,
+                r#"syntax error (line 1:8): invalid escape code "\",\"x\":" in string"#,
+            ),
+            (
+                br#"{"x":[{"y":"\ud800"}],"key":""}"#,
+                r#"syntax error (line 1:12): invalid escape code "\"}],\"k" in string"#,
+            ),
+            (
+                br#"{"\ud800\ud800":1}"#,
+                r#"syntax error (line 1:2): invalid escape code "\\ud800" in string"#,
+            ),
+            (
+                br#"{"limit":"\ud800\u0041"}"#,
+                r#"syntax error (line 1:10): invalid escape code "\\u0041" in string"#,
+            ),
+            (
+                b"{\"x\":\"\\ud800\xff\",\"a\":1}",
+                r#"syntax error (line 1:6): invalid escape code "\xff\",\"a\"" in string"#,
+            ),
+            (
+                b"{\"key\":\"a\xff\"}",
+                "syntax error (line 1:8): invalid UTF-8 in string",
+            ),
+            (
+                b"{\"limit\":\"x\",\"key\":\"a\xff\"}",
+                "(line 1:10): invalid value for int64 field limit: \"x\"",
+            ),
+        ] {
+            let refusal = Method::at("/v3/kv/range").unwrap().read(json).unwrap_err();
+            assert_eq!(refusal.message, format!("proto: {message}"));
+        }
+        let user: AuthUserAddRequest = read("/v3/auth/user/add", r#"{"name":"\ud83d\ude00"}"#).unwrap();
+        assert_eq!(user.name, "\u{1f600}");
     }
 
     #[test]

@@ -155,20 +155,26 @@ fn parse(text: &[u8]) -> Result<usize, Refusal> {
 }
 
 /// A syntax error as Go's decoder words it: the character at fault, and where it stands.
-fn in_gos_words(error: &serde_json::Error, text: &[u8]) -> String {
-    let line_start = text
+fn in_gos_words(error: &serde_json::Error, whole: &[u8]) -> String {
+    let line_start = whole
         .split_inclusive(|byte| *byte == b'\n')
         .take(error.line().saturating_sub(1))
         .map(<[u8]>::len)
         .sum::<usize>();
-    let at = line_start + error.column().saturating_sub(1);
-    let (before, rest) = text.split_at(at.min(text.len()));
+    // Column 0 is the line feed before the line.
+    let at = (line_start + error.column()).saturating_sub(1);
+    let (before, rest) = whole.split_at(at.min(whole.len()));
     let text = error.to_string();
     let is_control = text.starts_with("control character");
-    let culprit = match is_control {
+    let escape = text
+        .starts_with("invalid escape")
+        .then(|| hex_escape(before))
+        .flatten();
+    let culprit = match escape {
         // Its position is that of the byte before it.
-        true => rest.get(1),
-        false => rest.first(),
+        _ if is_control => rest.get(1),
+        Some(begin) => whole[begin..].iter().find(|byte| !byte.is_ascii_hexdigit()),
+        None => rest.first(),
     };
     let culprit = culprit.copied().unwrap_or_default();
     let place = match text.split(" at line ").next().unwrap_or_default() {
@@ -177,9 +183,11 @@ fn in_gos_words(error: &serde_json::Error, text: &[u8]) -> String {
         "expected `:`" => "after object key".into(),
         "expected `,` or `}`" => "after object key:value pair".into(),
         "expected `,` or `]`" => "after array element".into(),
-        "invalid escape" if in_hex_escape(before) => "in \\u hexadecimal character escape".into(),
+        "invalid escape" if escape.is_some() => "in \\u hexadecimal character escape".into(),
         "invalid escape" => "in string escape code".into(),
         "expected ident" => in_literal(before),
+        // The sign is the last there is; its own position stands for what would come behind it.
+        "invalid number" if rest == b"-" && before.last() != Some(&b'-') => return UNFINISHED.to_owned(),
         "invalid number" => in_number(before).into(),
         _ if is_control => "in string literal".into(),
         _ => "looking for beginning of value".into(),
@@ -187,10 +195,11 @@ fn in_gos_words(error: &serde_json::Error, text: &[u8]) -> String {
     format!("invalid character {} {place}", quoted(culprit))
 }
 
-/// Whether an escape with four digits is open.
-fn in_hex_escape(before: &[u8]) -> bool {
-    let tail = &before[before.len().saturating_sub(5)..];
-    tail.windows(2).any(|pair| pair == b"\\u")
+/// Where the digits of an escape with four of them begin that is open.
+fn hex_escape(before: &[u8]) -> Option<usize> {
+    let tail = before.len().saturating_sub(5);
+    let found = before[tail..].windows(2).rposition(|pair| pair == b"\\u")?;
+    Some(tail + found + 2)
 }
 
 /// Which literal is being spelled wrongly, and the letter that should come.
@@ -220,14 +229,31 @@ fn in_number(before: &[u8]) -> &'static str {
 fn quoted(byte: u8) -> String {
     match byte {
         b'\'' => r"'\''".to_owned(),
-        b'\\' => r"'\\'".to_owned(),
-        b'\n' => r"'\n'".to_owned(),
-        b'\r' => r"'\r'".to_owned(),
-        b'\t' => r"'\t'".to_owned(),
-        b' '..=b'~' => format!("'{}'", char::from(byte)),
-        0..=0x7f => format!("'\\x{byte:02x}'"),
-        _ => format!("'{}'", char::from(byte)),
+        b'"' => "'\"'".to_owned(),
+        _ => format!("'{}'", escaped(char::from(byte))),
     }
+}
+
+/// A character as Go shows it in quotes.
+pub(crate) fn escaped(character: char) -> String {
+    let escape = match character {
+        '\x07' => r"\a",
+        '\x08' => r"\b",
+        '\x0c' => r"\f",
+        '\n' => r"\n",
+        '\r' => r"\r",
+        '\t' => r"\t",
+        '\x0b' => r"\v",
+        '\\' => r"\\",
+        '"' => r#"\""#,
+        '\0'..='\x1f' | '\x7f' => return format!(r"\x{:02x}", u32::from(character)),
+        // No mark to be printed, but a blank, a hyphen that is not there, the ends of lines.
+        '\u{80}'..='\u{a0}' | '\u{ad}' | '\u{2028}' | '\u{2029}' => {
+            return format!(r"\u{:04x}", u32::from(character));
+        }
+        _ => return character.to_string(),
+    };
+    escape.to_owned()
 }
 
 #[cfg(test)]
@@ -264,6 +290,20 @@ mod tests {
                 "in pieces of {step}"
             );
             assert_eq!(values.next(true), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_byte_is_shown_as_go_shows_it() {
+        for (byte, shown) in [
+            (b'a', "'a'"),
+            (b'"', "'\"'"),
+            (b'\'', r"'\''"),
+            (0x1f, r"'\x1f'"),
+            (0x80, r"'\u0080'"),
+            (0xe9, "'\u{e9}'"),
+        ] {
+            assert_eq!(quoted(byte), shown);
         }
     }
 
@@ -341,6 +381,12 @@ mod tests {
                 r#"{"a":"\u00zz"}"#,
                 "invalid character 'z' in \\u hexadecimal character escape",
             ),
+            (
+                r#"{"a":"\u12"}"#,
+                "invalid character '\"' in \\u hexadecimal character escape",
+            ),
+            ("-", "unexpected EOF"),
+            ("--", "invalid character '-' in numeric literal"),
             (r#"{"a":01}"#, "invalid character '1' after object key:value pair"),
             (
                 r#"{"a":1.}"#,
@@ -354,6 +400,15 @@ mod tests {
             ("{\"a\":\"\t\"}", "invalid character '\\t' in string literal"),
             ("[1,]", "invalid character ']' looking for beginning of value"),
             ("[1 2]", "invalid character '2' after array element"),
+            (
+                "{\"a\":tru\n}",
+                "invalid character '\\n' in literal true (expecting 'e')",
+            ),
+            ("\u{7}", "invalid character '\\a' looking for beginning of value"),
+            (
+                "{\u{80}}",
+                "invalid character '\u{c2}' looking for beginning of object key string",
+            ),
             (
                 "{\n \"a\": b}",
                 "invalid character 'b' looking for beginning of value",

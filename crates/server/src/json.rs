@@ -180,7 +180,7 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Refusal> {
         return Ok(None);
     };
     let time = gateway::deadline(&String::from_utf8_lossy(text.as_bytes()))?;
-    Ok(Instant::now().checked_add(time))
+    Ok(time.and_then(|time| Instant::now().checked_add(time)))
 }
 
 /// The metadata that a request's headers stand for.
@@ -262,7 +262,7 @@ impl<G: GrpcService> Call<G> {
     /// The only request of a body; an empty body is an empty request.
     async fn first(self, mut input: Input) -> Result<(Self, Bytes), Refusal> {
         let _owed = self.debts.as_ref().map(|debts| debts.owe(0));
-        let request = before(self.deadline, input.next()).await?;
+        let request = input.next().await?;
         Ok((self, request.unwrap_or_default()))
     }
 

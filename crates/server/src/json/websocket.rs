@@ -3,6 +3,7 @@
 //! Each message from the client is JSON of the body, each line of the answer is a message to the client. A token comes
 //! as the second sub-protocol behind `Bearer`, or in the cookie `token`, as browsers can set no other header.
 
+use base64::Engine;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use gateway::Method;
@@ -53,12 +54,12 @@ pub fn open<G: GrpcService>(
     stay: Option<Stay>,
 ) -> Response<EdgeBody> {
     let headers = &request.headers;
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| !key.is_empty());
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| is_key(key));
     let (key, stay) = match (key, stay) {
         _ if request.method != http::Method::GET => return refuse(StatusCode::METHOD_NOT_ALLOWED),
         _ if !has_token(headers, &SEC_WEBSOCKET_VERSION, "13") => return refuse(StatusCode::BAD_REQUEST),
         (Some(key), Some(stay)) => (key, stay),
-        // Without a key, or where connections can't be taken over, as in HTTP/2.
+        // Without a good key, or where connections can't be taken over, as in HTTP/2.
         _ => return refuse(StatusCode::BAD_REQUEST),
     };
     let mut answer = Response::new(EdgeBody::http(Bytes::new(), None));
@@ -95,6 +96,12 @@ pub fn open<G: GrpcService>(
         }
     });
     answer
+}
+
+/// Whether it is 16 bytes of base64, as a browser makes them up.
+fn is_key(key: &HeaderValue) -> bool {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(key);
+    bytes.is_ok_and(|bytes| bytes.len() == 16)
 }
 
 const BEARER: &str = "Bearer";

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use calm::{Debt, Debts};
 use http::header::{CONTENT_TYPE, ORIGIN};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -203,7 +203,7 @@ impl<G: GrpcService, V> Edge<G, V> {
 impl<G: GrpcService, V: Vitals> Edge<G, V> {
     /// Answers a request.
     pub(super) fn answer(&self, request: Request<Incoming>) -> Reply<G::Future> {
-        if let Some(grpc) = self.grpc.as_ref().filter(|_| is_grpc(request.headers())) {
+        if let Some(grpc) = self.grpc.as_ref().filter(|_| is_grpc(&request)) {
             return Reply::Grpc(grpc.call(request.map(CallBody::Network)));
         }
         let debts = self.debts.clone();
@@ -238,6 +238,7 @@ impl<G: GrpcService, V: Vitals> Edge<G, V> {
 
 /// Whether a path is the gateway's.
 pub fn is_gateway_path(path: &str) -> bool {
+    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
     path.starts_with("/v3/") || path.starts_with("/v3beta/")
 }
 
@@ -245,10 +246,11 @@ fn at_once(answer: Answer, debts: Option<&Debts>) -> Response<EdgeBody> {
     answer.map(|body| EdgeBody::http(body, debts))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+/// In HTTP/1, which gRPC does not speak, the gateway's paths are its own whatever the content type says.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE);
+    let says_so = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    says_so && (request.version() == Version::HTTP_2 || !is_gateway_path(request.uri().path()))
 }
 
 /// An answer that is being made.
