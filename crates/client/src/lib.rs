@@ -244,10 +244,6 @@ impl<Wish> Workers<Wish> {
     }
 }
 
-impl Core {
-    fn next_watcher(&self) -> u64 {
-        self.watchers.fetch_add(1, Ordering::Relaxed)
-    }
 /// What a worker that has nothing to do is to do next. Nothing means that there is no wish, nor will be one: who has another
 /// finds the worker closed, and starts the next one.
 async fn next_or_close<Wish>(wishes: &mut mpsc::Receiver<Wish>) -> Option<Wish> {
@@ -257,6 +253,10 @@ async fn next_or_close<Wish>(wishes: &mut mpsc::Receiver<Wish>) -> Option<Wish> 
     wishes.recv().await
 }
 
+impl Core {
+    fn next_watcher(&self) -> u64 {
+        self.watchers.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 fn dialer(config: &Config) -> Result<Dialer, Error> {
@@ -296,11 +296,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn that_nobody_listens_is_known_without_waiting_for_a_call_to_end() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let endpoint = listener.local_addr().expect("its address").to_string();
-        drop(listener);
-    #[tokio::test]
     async fn a_worker_closes_only_when_no_wish_is_left() {
         let (wishes, mut receiver) = mpsc::channel(2);
         wishes.try_send(1).expect("there is room");
@@ -311,6 +306,11 @@ mod tests {
         assert!(wishes.is_closed());
     }
 
+    #[tokio::test]
+    async fn that_nobody_listens_is_known_without_waiting_for_a_call_to_end() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = listener.local_addr().expect("its address").to_string();
+        drop(listener);
         let client = Client::connect(Config::new([&endpoint])).await.expect("a client");
         let why = client.reached().await.expect_err("nobody is there");
         assert_eq!((why.endpoint, why.cause), (endpoint, Cause::Refused));
