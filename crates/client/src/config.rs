@@ -16,6 +16,8 @@ pub struct Config {
     pub endpoints: Vec<String>,
     /// TLS: for endpoints that do not say `http://` themselves. Those that say `https://` have it anyway.
     pub tls: Option<tls::Settings>,
+    /// Whom the members' certificates must be for, if not for the host of each endpoint.
+    pub server_name: Option<String>,
     /// Who is calling, if that is asked for.
     pub user: Option<User>,
     /// Time for one connection, and for signing in.
@@ -58,6 +60,7 @@ impl Default for Config {
         Config {
             endpoints: vec![],
             tls: None,
+            server_name: None,
             user: None,
             dial_timeout: Duration::from_secs(5),
             call_timeout: None,

@@ -24,6 +24,8 @@ pub type SendRequest = http2::SendRequest<Body>;
 /// How connections are made.
 pub struct Dialer {
     pub tls: tls::Client,
+    /// Whom certificates must be for, if not for the endpoint.
+    pub name: Option<String>,
     /// Whether there is a certificate to show.
     pub has_identity: bool,
     pub timeout: Duration,
@@ -64,7 +66,7 @@ impl Dialer {
                 greeted => greeted,
             },
             true => {
-                let secured = self.tls.connect(&endpoint.name, socket).await;
+                let secured = self.tls.connect(self.name(endpoint), socket).await;
                 match secured.map_err(|error| self.tls_cause(&error)) {
                     Err(Cause::Io(_)) if speaks_plainly(endpoint).await => Err(Cause::PlainServer),
                     Err(cause) => Err(cause),
@@ -77,6 +79,10 @@ impl Dialer {
                 }
             }
         }
+    }
+
+    fn name<'a>(&'a self, endpoint: &'a Endpoint) -> &'a str {
+        self.name.as_deref().unwrap_or(&endpoint.name)
     }
 
     async fn greet(&self, socket: Box<dyn Socket>) -> Result<Connection, Cause> {
@@ -172,7 +178,7 @@ impl Dialer {
     async fn objection(&self, endpoint: &Endpoint) -> Option<Cause> {
         let look = async {
             let socket = reach(&endpoint.place).await.ok()?;
-            let read = match self.tls.connect(&endpoint.name, socket).await {
+            let read = match self.tls.connect(self.name(endpoint), socket).await {
                 Ok(mut secured) => secured.read_u8().await,
                 Err(error) => Err(error),
             };
@@ -185,7 +191,7 @@ impl Dialer {
     async fn speaks_tls(&self, endpoint: &Endpoint) -> bool {
         let look = async {
             let socket = reach(&endpoint.place).await.ok()?;
-            Some(match self.tls.connect(&endpoint.name, socket).await {
+            Some(match self.tls.connect(self.name(endpoint), socket).await {
                 Ok(_) => true,
                 Err(error) => is_tls(&error) && !matches!(self.tls_cause(&error), Cause::PlainServer),
             })

@@ -20,6 +20,7 @@
 //! * a password becomes a token, again when that expires (`identity`);
 //! * a [`Watcher`] goes on at another member, from the next revision (`watch`);
 //! * with [`Config::namespace`], a part of the keys looks like all of them (`namespace`);
+//! * members are found by the records of a domain ([`srv`]);
 //! * a [`KeepAlive`] renews a lease, and says when it can't (`lease`);
 //! * an [`Error`] says whether the cluster has refused, or nobody was reached and why.
 //!
@@ -44,6 +45,7 @@ mod lease;
 mod lock;
 mod namespace;
 mod session;
+pub mod srv;
 mod stm;
 mod sync;
 mod watch;
@@ -264,6 +266,7 @@ fn dialer(config: &Config) -> Result<Dialer, Error> {
     let tls = tls::Client::new(&settings, tls::HTTP2).map_err(|error| Error::Config(error.to_string()))?;
     Ok(Dialer {
         tls,
+        name: config.server_name.clone(),
         has_identity: settings.client_identity.is_some() || settings.identity.is_some(),
         timeout: config.dial_timeout,
         keep_alive_interval: config.keep_alive_interval,

@@ -6,9 +6,6 @@
 //! The DNS is a server of ours on port 53 of a loopback address. Members are made to ask it by a mount namespace
 //! with its own `/etc/resolv.conf`, which takes a privileged user.
 
-#[path = "../../discovery/src/srv/authority.rs"]
-mod authority;
-
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -21,18 +18,17 @@ use proto::etcdserverpb::{MemberListRequest, PutRequest, RangeRequest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
+use crate::authority::{Authority, host, service};
 use crate::cluster::eventually;
 use crate::load::channel;
 use crate::server::{Place, Ports, Server};
 use crate::tools::Tools;
 
-use authority::{Authority, host, service};
-
 /// The token of every trial.
 const TOKEN: &str = "8A591FAB-1D72-41FA-BDF2-A27162FDA1E0";
 
 /// The domain of every trial, which is one that nobody can have.
-const DOMAIN: &str = "cluster.test";
+pub(crate) const DOMAIN: &str = "cluster.test";
 
 /// Two members of ours and a real one on a real member's register, which only a user with a certificate gets at.
 pub async fn on_a_register(tools: &Tools) -> Result<(), String> {
@@ -101,7 +97,8 @@ pub async fn on_a_register(tools: &Tools) -> Result<(), String> {
     .await?;
 
     // One is told whom to believe, the other believes whom the machine does.
-    let trusting = files.script(
+    let trusting = script(
+        files.folder.path(),
         "trusting",
         &format!("SSL_CERT_FILE={} exec", files.path("ca.pem").display()),
         &tools.ours,
@@ -142,13 +139,11 @@ pub async fn by_srv_records(programs: [&Path; 3]) -> Result<(), String> {
     }
     let dns = Authority::start(dns_address(), records).await;
     let dns = dns.map_err(|error| format!("no DNS server: {error}"))?;
-    let resolv = files.write("resolv.conf", &format!("nameserver {}\n", dns.address.ip()))?;
-    let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
-    let begin = format!("exec unshare --mount sh -c '{mount}' {}", resolv.display());
+    files.write("resolv.conf", &format!("nameserver {}\n", dns.address.ip()))?;
     let mut members = Vec::new();
     for (number, (program, ports)) in (1..).zip(programs.into_iter().zip(ports)) {
         let name = format!("m{number}");
-        let program = files.script(&name, &begin, program)?;
+        let program = asking(files.folder.path(), &name, program)?;
         let mut flags = vec![format!("--discovery-srv={DOMAIN}")];
         // The others advertise an address.
         if number == 1 {
@@ -180,8 +175,27 @@ pub fn srv_is_possible() -> Result<(), String> {
     }
 }
 
+/// A program as one that asks the DNS which the file `resolv.conf` of a folder names.
+pub(crate) fn asking(folder: &Path, name: &str, program: &Path) -> Result<PathBuf, String> {
+    let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let resolv = folder.join("resolv.conf");
+    let begin = format!("exec unshare --mount sh -c '{mount}' {}", resolv.display());
+    script(folder, name, &begin, program)
+}
+
+/// A program that does something before it becomes another one.
+fn script(folder: &Path, name: &str, begin: &str, program: &Path) -> Result<PathBuf, String> {
+    let program = program.canonicalize().map_err(|error| error.to_string())?;
+    let path = folder.join(name);
+    let text = format!("#!/bin/sh\n{begin} {} \"$@\"\n", program.display());
+    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mode = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(&path, mode).map_err(|error| error.to_string())?;
+    Ok(path)
+}
+
 /// Another one for each process that tests.
-fn dns_address() -> SocketAddr {
+pub(crate) fn dns_address() -> SocketAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 13, high, low)), 53)
 }
@@ -305,17 +319,5 @@ impl Files {
         };
         let (cert, key) = make().map_err(|error: rcgen::Error| error.to_string())?;
         Ok((self.write("cert.pem", &cert)?, self.write("key.pem", &key)?))
-    }
-
-    /// A program that does something before it becomes another one.
-    fn script(&self, name: &str, begin: &str, program: &Path) -> Result<PathBuf, String> {
-        let program = program.canonicalize().map_err(|error| error.to_string())?;
-        let path = self.write(
-            name,
-            &format!("#!/bin/sh\n{begin} {} \"$@\"\n", program.display()),
-        )?;
-        let mode = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(&path, mode).map_err(|error| error.to_string())?;
-        Ok(path)
     }
 }

@@ -45,6 +45,7 @@
 
 pub mod account;
 pub mod answer;
+pub mod authority;
 pub mod belongings;
 pub mod call;
 pub mod caller;

@@ -13,8 +13,6 @@
 //! the record's. The URL keeps the record's host name, since ids are computed from its text.
 
 #[cfg(test)]
-mod authority;
-#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;

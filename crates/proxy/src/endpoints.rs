@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::RData;
+use client::srv::{Dns, Target};
 use tls::{Settings, Trust};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -29,50 +28,21 @@ pub struct Discovery {
     pub authorities: Option<PathBuf>,
 }
 
-/// A server, and when its turn is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    /// Those of the lowest number come first; others only if all of these are away.
-    pub priority: u16,
-    /// How often it is its turn, among those of its priority.
-    pub weight: u16,
-    /// Whether it speaks TLS, as its records say.
-    pub is_secure: bool,
-}
-
-impl Target {
-    /// The target of `host:port`, or of a URL with that.
-    pub fn parse(endpoint: &str) -> Option<Self> {
-        let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
-        let (host, port) = split(rest.split('/').next()?)?;
-        Some(Target {
-            host,
-            port,
-            priority: 0,
-            weight: 0,
-            is_secure: scheme == "https",
-        })
-    }
-
-    /// `host:port`.
-    pub fn address(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
-    }
-
-    /// A URL.
-    pub fn url(&self) -> String {
-        let scheme = if self.is_secure { "https" } else { "http" };
-        format!("{scheme}://{}", self.address())
-    }
+/// The target of `host:port`, or of a URL with that.
+pub fn parse(endpoint: &str) -> Option<Target> {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let (host, port) = split(rest.split('/').next()?)?;
+    Some(Target {
+        host,
+        port,
+        priority: 0,
+        weight: 0,
+        is_secure: scheme == "https",
+    })
 }
 
 /// `host:port` in its two parts, an address without brackets.
-pub fn split(address: &str) -> Option<(String, u16)> {
+fn split(address: &str) -> Option<(String, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match bare {
@@ -82,37 +52,12 @@ pub fn split(address: &str) -> Option<(String, u16)> {
     }
 }
 
-/// Looks the records up.
+/// Looks the records up, and keeps whom to believe.
 pub async fn discover(discovery: &Discovery) -> Result<Vec<Target>, ProxyError> {
     let Discovery {
         domain, service_name, ..
     } = discovery;
-    let failed = |error: String| ProxyError::Discovery(domain.clone(), error);
-    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-    let resolver = resolver.map_err(|error| failed(error.to_string()))?;
-    let (mut found, mut last) = (vec![], String::new());
-    for (is_secure, service) in [(true, "etcd-client-ssl"), (false, "etcd-client")] {
-        let name = match &**service_name {
-            "" => format!("_{service}._tcp.{domain}."),
-            suffix => format!("_{service}-{suffix}._tcp.{domain}."),
-        };
-        match resolver.srv_lookup(name).await {
-            Err(error) => last = error.to_string(),
-            Ok(lookup) => found.extend(lookup.answers().iter().filter_map(|record| match &record.data {
-                RData::SRV(srv) => Some(Target {
-                    host: srv.target.to_utf8().trim_end_matches('.').to_owned(),
-                    port: srv.port,
-                    priority: srv.priority,
-                    weight: srv.weight,
-                    is_secure,
-                }),
-                _ => None,
-            })),
-        }
-    }
-    if found.is_empty() {
-        return Err(failed(last));
-    }
+    let found = Dns::system()?.members(domain, service_name).await?;
     info!(
         "srv-server" = domain,
         endpoints = urls(&found),
@@ -207,16 +152,16 @@ mod tests {
             ("https://a:1/", "https://a:1"),
             ("http://[::1]:1", "http://[::1]:1"),
         ] {
-            assert_eq!(Target::parse(endpoint).unwrap().url(), url);
+            assert_eq!(parse(endpoint).unwrap().url(), url);
         }
         for endpoint in ["a", "::1", "a:", "a:65536", ""] {
-            assert_eq!(Target::parse(endpoint), None, "{endpoint}");
+            assert_eq!(parse(endpoint), None, "{endpoint}");
         }
     }
 
     #[tokio::test]
     async fn a_target_that_is_the_listener_is_refused() {
-        let targets = [Target::parse("127.0.0.1:1").unwrap()];
+        let targets = [parse("127.0.0.1:1").unwrap()];
         for (listen, is_loop) in [
             ("127.0.0.1:1", true),
             ("0.0.0.0:1", true),
@@ -250,7 +195,7 @@ mod tests {
             };
             let server = tls::Server::new(&Settings::default(), &identity, tls::HTTP).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut target = Target::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+            let mut target = parse(&listener.local_addr().unwrap().to_string()).unwrap();
             tokio::spawn(async move {
                 while let Ok((socket, _)) = listener.accept().await {
                     let _ = server.accept(socket).await;

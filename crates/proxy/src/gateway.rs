@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use client::srv::Target;
 use rand::Rng;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::endpoints::{Discovery, Target, discover, refuse_loops};
+use crate::endpoints::{self, Discovery, discover, refuse_loops};
 use crate::{CONNECTIONS_MAX, ProxyError};
 
 /// How long a member may take to accept a connection.
@@ -58,7 +59,7 @@ async fn targets(config: &Config) -> Result<Vec<Target>, ProxyError> {
         return Ok(found);
     }
     let parse =
-        |endpoint: &String| Target::parse(endpoint).ok_or_else(|| ProxyError::Endpoint(endpoint.clone()));
+        |endpoint: &String| endpoints::parse(endpoint).ok_or_else(|| ProxyError::Endpoint(endpoint.clone()));
     let given = config
         .endpoints
         .iter()

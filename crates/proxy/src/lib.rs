@@ -37,8 +37,8 @@ pub enum ProxyError {
     #[error("no endpoints found")]
     NoEndpoints,
     /// SRV records can't be had.
-    #[error("error querying DNS SRV records of {0}: {1}")]
-    Discovery(String, String),
+    #[error(transparent)]
+    Discovery(#[from] client::srv::SrvError),
     /// A name leads nowhere.
     #[error("failed to resolve {0}: {1}")]
     Unresolved(String, String),

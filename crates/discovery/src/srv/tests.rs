@@ -1,10 +1,9 @@
 use std::net::Ipv4Addr;
 
+use conformance::authority::{Authority, Record, host, service};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Record;
 
-use super::authority::{Authority, host, service};
 use super::*;
 
 const SSL: &str = "_etcd-server-ssl._tcp.example.com.";

@@ -122,6 +122,12 @@ impl Context {
         }
     }
 
+    /// Whom certificates must be for: the domain that is asked for the members, since anybody can make up its records.
+    fn discovered_name(&self) -> Option<String> {
+        let domain = &self.global.discovery_srv;
+        (!domain.is_empty() && !self.global.insecure_discovery).then(|| domain.clone())
+    }
+
     /// TLS to this cluster, if it is spoken.
     pub fn tls(&self) -> Result<Option<tls::Settings>, Failure> {
         self.credentials().tls()
@@ -156,6 +162,7 @@ impl Context {
         let usual = Config::new(endpoints);
         Ok(Config {
             tls: credentials.tls()?,
+            server_name: self.discovered_name(),
             user: credentials.user()?,
             dial_timeout: global.dial_timeout,
             call_timeout: in_time.then_some(global.command_timeout),

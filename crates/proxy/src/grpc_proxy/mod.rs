@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::Client;
+use client::srv::Target;
 use grpc::etcdserverpb::cluster_server::ClusterServer;
 use grpc::etcdserverpb::kv_server::KvServer;
 use grpc::etcdserverpb::lease_server::LeaseServer;
@@ -36,7 +37,7 @@ use tonic::body::Body;
 use tower_service::Service;
 use tracing::{info, warn};
 
-use crate::endpoints::{Discovery, Target, discover, refuse_loops};
+use crate::endpoints::{self, Discovery, discover, refuse_loops};
 use crate::{ACCEPT_PAUSE, CONNECTIONS_MAX, ProxyError};
 use cache::Cache;
 use kv::Keys;
@@ -88,13 +89,7 @@ pub async fn run(mut config: Config, ready: impl FnOnce()) -> Result<(), ProxyEr
             config.cluster.endpoints = found.iter().map(Target::url).collect();
         }
     }
-    // Those that are no host and port are sockets, on which no proxy listens.
-    let endpoints = &config.cluster.endpoints;
-    let targets: Vec<_> = endpoints
-        .iter()
-        .filter_map(|endpoint| Target::parse(endpoint))
-        .collect();
-    refuse_loops(&config.listen, &targets).await?;
+    refuse_endpoints(&config).await?;
     let listener = listen(&config.listen).await?;
     info!(
         address = config.listen,
@@ -119,6 +114,19 @@ pub async fn run(mut config: Config, ready: impl FnOnce()) -> Result<(), ProxyEr
     info!(address = config.listen, "started gRPC proxy");
     ready();
     proxy.accept(listener, Offer::Everything).await;
+    Ok(())
+}
+
+/// Refuses endpoints that are the proxy itself. A name that leads nowhere may do so later.
+async fn refuse_endpoints(config: &Config) -> Result<(), ProxyError> {
+    // Those that are no host and port are sockets, on which no proxy listens.
+    let endpoints = config.cluster.endpoints.iter();
+    for target in endpoints.filter_map(|endpoint| endpoints::parse(endpoint)) {
+        match refuse_loops(&config.listen, std::slice::from_ref(&target)).await {
+            Err(error @ ProxyError::Unresolved(..)) => warn!(%error, "endpoint not known yet"),
+            checked => checked?,
+        }
+    }
     Ok(())
 }
 

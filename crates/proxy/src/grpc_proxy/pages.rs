@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use client::srv::Target;
 use client::{Client, Error};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -20,7 +21,7 @@ use tonic::body::Body;
 
 use super::cache::Cache;
 use super::watch::Sources;
-use crate::endpoints::Target;
+use crate::endpoints;
 
 /// How long the cluster may take to show that it is well, and the proxy to open a watch.
 const READ_PATIENCE: Duration = Duration::from_secs(1);
@@ -138,7 +139,7 @@ impl Pages {
     /// The metrics of the first member that is known.
     async fn scrape(&self) -> Option<String> {
         let endpoint = self.client.endpoints().into_iter().next()?;
-        let mut target = Target::parse(&endpoint)?;
+        let mut target = endpoints::parse(&endpoint)?;
         target.is_secure |= !endpoint.contains("://") && self.tls.is_some();
         let socket = TcpStream::connect(target.address()).await.ok()?;
         match (&self.tls, target.is_secure) {

@@ -4,8 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
+pub use hickory_resolver::proto::rr::Record;
 use hickory_resolver::proto::rr::rdata::SRV;
-use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_resolver::proto::rr::{Name, RData};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 const QUESTION_BYTES_MAX: usize = 4096;
 
 /// The server. Dropping it ends it.
+#[derive(Debug)]
 pub struct Authority {
     /// Where it listens, by UDP.
     pub address: SocketAddr,
@@ -46,9 +48,14 @@ impl Drop for Authority {
     }
 }
 
-/// A record that says where a service is.
+/// A record that says where a service is, of no weight.
 pub fn service(name: &str, priority: u16, target: &str, port: u16) -> Record {
-    let srv = SRV::new(priority, 0, port, domain(target));
+    weighted(name, (priority, 0), target, port)
+}
+
+/// A record that says where a service is, with its priority and its weight.
+pub fn weighted(name: &str, (priority, weight): (u16, u16), target: &str, port: u16) -> Record {
+    let srv = SRV::new(priority, weight, port, domain(target));
     Record::from_rdata(domain(name), 60, RData::SRV(srv))
 }
 
