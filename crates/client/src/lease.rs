@@ -37,13 +37,15 @@ const UNKNOWN_TTL: Duration = Duration::from_secs(1);
 
 const PATH: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
-type Confirmation = Result<LeaseKeepAliveResponse, Error>;
+/// That a lease was renewed, and until when it lasts now.
+type Confirmation = Result<(LeaseKeepAliveResponse, Instant), Error>;
 
 /// A lease that is kept alive until this is dropped.
 #[derive(Debug)]
 pub struct KeepAlive {
     lease: i64,
     confirmations: mpsc::Receiver<Confirmation>,
+    until: Option<Instant>,
     is_over: bool,
 }
 
@@ -55,13 +57,21 @@ impl KeepAlive {
 
     /// The next confirmation that the lease is alive, or [`Error::LeaseGone`] or [`Error::LeaseSilent`]. There
     /// is nothing after an error. It is kept alive no matter whether anybody asks.
-    pub async fn next(&mut self) -> Option<Confirmation> {
+    pub async fn next(&mut self) -> Option<Result<LeaseKeepAliveResponse, Error>> {
         if self.is_over {
             return None;
         }
         let next = self.confirmations.recv().await;
         self.is_over = !matches!(next, Some(Ok(_)));
-        next
+        self.until = next
+            .as_ref()
+            .and_then(|next| next.as_ref().ok().map(|(_, until)| *until));
+        next.map(|next| next.map(|(answer, _)| answer))
+    }
+
+    /// Until when the lease lasts, as far as the last confirmation says.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
     }
 }
 
@@ -78,6 +88,7 @@ impl Client {
         Ok(KeepAlive {
             lease,
             confirmations,
+            until: None,
             is_over: false,
         })
     }
@@ -281,7 +292,7 @@ impl Keeper {
         lease.end = asked.checked_add(ttl).unwrap_or(lease.end);
         for reader in lease.readers.iter().filter(|reader| reader.capacity() > 1) {
             // One that is gone will be among those that are.
-            let _ = reader.try_send(Ok(answer));
+            let _ = reader.try_send(Ok((answer, lease.end)));
         }
         self.plan(id, asked + (ttl / 3).min(RENEWAL_MAX));
         if self.due.is_empty() {

@@ -21,6 +21,7 @@
 //! * a [`Watcher`] goes on at another member, from the next revision (`watch`);
 //! * with [`Config::namespace`], a part of the keys looks like all of them (`namespace`);
 //! * members are found by the records of a domain ([`srv`]);
+//! * keys can be read from memory that others do not change without asking ([`leasing`]);
 //! * a [`KeepAlive`] renews a lease, and says when it can't (`lease`);
 //! * an [`Error`] says whether the cluster has refused, or nobody was reached and why.
 //!
@@ -42,6 +43,7 @@ mod error;
 mod identity;
 mod keys;
 mod lease;
+pub mod leasing;
 mod lock;
 mod namespace;
 mod session;

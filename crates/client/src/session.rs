@@ -1,6 +1,9 @@
 //! A session: a lease that is kept alive, and what is held by it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::watch_create_request::FilterType;
 use proto::etcdserverpb::{
@@ -8,6 +11,7 @@ use proto::etcdserverpb::{
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::keys::last_created_before;
 use crate::{Client, Error, KeepAlive};
@@ -35,6 +39,8 @@ pub struct Session {
     pub(crate) client: Client,
     lease: i64,
     end: watch::Receiver<Option<Error>>,
+    /// Until when it lasts even if nobody says so again.
+    until: Arc<Mutex<Option<Instant>>>,
     keeper: JoinHandle<()>,
 }
 
@@ -50,17 +56,24 @@ impl Session {
     pub async fn of_lease(client: &Client, lease: i64) -> Result<Self, Error> {
         let kept = client.keep_alive(lease).await?;
         let (ends, end) = watch::channel(None);
+        let until = Arc::default();
         Ok(Session {
             client: client.clone(),
             lease,
             end,
-            keeper: tokio::spawn(keep(kept, ends)),
+            until: Arc::clone(&until),
+            keeper: tokio::spawn(keep(kept, ends, until)),
         })
     }
 
     /// Its lease: keys that are put with it go when the session does.
     pub fn lease(&self) -> i64 {
         self.lease
+    }
+
+    /// Whether the session certainly lasts at this moment: somebody has said so, and the time since is shorter than its own.
+    pub fn lasts(&self) -> bool {
+        self.until.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// Waits until the session is over, or must be taken to be, and says why.
@@ -93,8 +106,9 @@ impl Drop for Session {
     }
 }
 
-async fn keep(mut kept: KeepAlive, ends: watch::Sender<Option<Error>>) {
+async fn keep(mut kept: KeepAlive, ends: watch::Sender<Option<Error>>, until: Arc<Mutex<Option<Instant>>>) {
     while let Some(confirmation) = kept.next().await {
+        *until.lock() = kept.until();
         if let Err(error) = confirmation {
             ends.send_replace(Some(error));
         }
@@ -116,7 +130,7 @@ impl Client {
     }
 
     /// Waits until a key is deleted that was there at a revision.
-    async fn wait_for_deletion(&self, key: Bytes, seen: i64) -> Result<(), Error> {
+    pub(crate) async fn wait_for_deletion(&self, key: Bytes, seen: i64) -> Result<(), Error> {
         let create = WatchCreateRequest {
             key,
             start_revision: seen + 1,
