@@ -4,18 +4,17 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::files::{Contents, system_authorities};
 use crate::reload::Reloading;
-use crate::verify::Servers;
+use crate::verify::{Believed, Servers};
 use crate::{Alpn, Identity, Settings, TlsError, Trust};
 
 /// Makes connections. Cheap to clone.
@@ -60,15 +59,18 @@ fn config(
     contents: &Contents,
 ) -> Result<ClientConfig, TlsError> {
     let provider = settings.protocols.provider();
-    let chain = |roots: rustls::RootCertStore| -> Result<Option<Arc<dyn ServerCertVerifier>>, TlsError> {
+    let chain = |roots: RootCertStore| -> Result<Believed, TlsError> {
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
-        Ok(Some(verifier.build()?))
+        Ok(Believed::Chain(verifier.build()?))
     };
     let servers = Servers {
-        chain: match &settings.trust {
-            Trust::Anyone => None,
+        believed: match &settings.trust {
+            Trust::Anyone => Believed::Anyone,
             Trust::Authorities(file) => chain(contents.authorities(file)?)?,
-            Trust::System => chain(system_authorities())?,
+            Trust::System => match system_authorities() {
+                roots if roots.is_empty() => Believed::Nobody,
+                roots => chain(roots)?,
+            },
         },
         allowed: settings.allowed.clone(),
         provider: provider.clone(),

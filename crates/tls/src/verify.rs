@@ -109,11 +109,21 @@ impl ClientCertVerifier for Clients {
     }
 }
 
+/// Whose certificates are believed.
+#[derive(Debug)]
+pub enum Believed {
+    /// Everybody's, but the key must be there.
+    Anyone,
+    /// Nobody's: this machine trusts no authority, as an image without a file of them. It may still speak without TLS.
+    Nobody,
+    /// Whoever has a chain of signatures.
+    Chain(Arc<dyn ServerCertVerifier>),
+}
+
 /// Servers, with a chain if one is asked for, and by the rules.
 #[derive(Debug)]
 pub struct Servers {
-    /// None: every certificate is believed, but its key must be there.
-    pub chain: Option<Arc<dyn ServerCertVerifier>>,
+    pub believed: Believed,
     pub allowed: Allowed,
     pub provider: Arc<CryptoProvider>,
 }
@@ -127,11 +137,15 @@ impl ServerCertVerifier for Servers {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Some(chain) = &self.chain {
-            chain.verify_server_cert(certificate, others, name, ocsp, now)?;
-            check_allowed(&self.allowed, certificate)?;
+        match &self.believed {
+            Believed::Anyone => Ok(ServerCertVerified::assertion()),
+            Believed::Nobody => Err(CertificateError::UnknownIssuer.into()),
+            Believed::Chain(chain) => {
+                let verified = chain.verify_server_cert(certificate, others, name, ocsp, now)?;
+                check_allowed(&self.allowed, certificate)?;
+                Ok(verified)
+            }
         }
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
