@@ -6,13 +6,16 @@
 //!   every port is free, names are what the page says, and nothing outlives the trial. Nothing is rewritten.
 //! * [`members`] are the servers that a deployment file describes, whichever its kind.
 //!
-//! Two test files use this crate: `tests/docs.rs` and `tests/deploy.rs`. Where the machine lacks something, such as
-//! `unshare` or an `etcdctl`, a trial counts as ignored and says why.
+//! * What a trial [`needs`] of the machine, such as `unshare` or Prometheus, may be lacking: then it counts as ignored.
+//!
+//! Three test files use this crate: `tests/docs.rs`, `tests/deploy.rs`, and `tests/packages.rs`, whose trials take longer
+//! and more of the machine: `cargo xtask deploy` installs what they need.
 
 // This crate drives processes and files; the rules of the core are not for it.
 #![allow(clippy::disallowed_methods)]
 
 pub mod members;
+pub mod needs;
 pub mod page;
 pub mod programs;
 pub mod sandbox;

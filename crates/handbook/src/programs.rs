@@ -6,6 +6,9 @@ use std::process::Command;
 
 use crate::repository;
 
+/// The server and its tools.
+const NAMES: [&str; 3] = ["etcd", "etcdctl", "etcdutl"];
+
 /// A folder to put into `PATH`.
 #[derive(Debug)]
 pub struct Programs {
@@ -13,29 +16,32 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Our server, and etcd's own tools where they are there, so that pages hold for the tools a reader has already; else
-    /// our tools. The error is for a person to read.
+    /// Our own programs, under the names a reader types, and etcd's with `go-` in front where they are there: pages about
+    /// coming from etcd and going back name them so. The error is for a person to read.
     pub fn find() -> Result<Self, String> {
         let ours = built()?;
-        let reference = match std::env::var_os("KEELSON_REFERENCE") {
-            Some(folder) => PathBuf::from(folder),
-            None => repository("target/reference"),
-        };
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        for name in ["etcd", "etcdctl", "etcdutl"] {
-            let (own, other) = (ours.join(name), reference.join(name));
-            let program = match name != "etcd" && other.is_file() {
-                true => other,
-                false => own,
-            };
-            if !program.is_file() {
-                return Err(format!("no {name}: run `cargo xtask reference`"));
+        for name in NAMES {
+            link(&ours.join(name), &folder.path().join(name))?;
+            let other = reference().join(name);
+            if other.is_file() {
+                link(&other, &folder.path().join(format!("go-{name}")))?;
             }
-            link(&program, &folder.path().join(name))?;
         }
-        // What comes and goes between versions of etcd, under a name of its own.
-        link(&reference.join("etcd"), &folder.path().join("go-etcd"))?;
-        link(&ours.join("etcdutl"), &folder.path().join("keelson-etcdutl"))?;
+        Ok(Self { folder })
+    }
+
+    /// Our server with etcd's own tools, which a reader may have already.
+    pub fn with_etcds_tools(&self) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        link(&self.path().join("etcd"), &folder.path().join("etcd"))?;
+        for name in ["etcdctl", "etcdutl"] {
+            let other = reference().join(name);
+            if !other.is_file() {
+                return Err(format!("no {name} of etcd's: run `cargo xtask reference`"));
+            }
+            link(&other, &folder.path().join(name))?;
+        }
         Ok(Self { folder })
     }
 
@@ -43,6 +49,11 @@ impl Programs {
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Where etcd's own programs are, if they are.
+fn reference() -> PathBuf {
+    std::env::var_os("KEELSON_REFERENCE").map_or_else(|| repository("target/reference"), PathBuf::from)
 }
 
 fn link(program: &Path, name: &Path) -> Result<(), String> {
@@ -63,10 +74,8 @@ fn built() -> Result<PathBuf, String> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--workspace"]);
-        for name in ["etcd", "etcdutl", "etcdctl"] {
-            if repository(&format!("crates/{name}")).is_dir() {
-                build.args(["--bin", name]);
-            }
+        for name in NAMES {
+            build.args(["--bin", name]);
         }
         if profile.ends_with("release") {
             build.arg("--release");
