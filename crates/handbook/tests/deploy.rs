@@ -522,15 +522,8 @@ fn packages() -> Told {
     for path in paths.into_iter().chain(sources) {
         assert!(repository(&path).exists(), "{path}");
     }
-    for script in ["postinst", "prerm", "postrm"] {
-        let path = repository("deploy/debian").join(script);
-        let status = Command::new("sh")
-            .arg("-n")
-            .arg(&path)
-            .status()
-            .map_err(|error| error.to_string())?;
-        assert!(status.success(), "{script}");
-        has(&read(&format!("deploy/debian/{script}"))?, &["#DEBHELPER#"])?;
+    for script in ["deploy/debian/make-package", "deploy/docker/make-context"] {
+        ends_well(Command::new("sh").arg("-n").arg(repository(script)))?;
     }
     Ok(())
 }
