@@ -13,6 +13,7 @@ const USAGE: &str = "\
 cargo xtask reference [FOLDER]   fetch the etcd to compare with (into target/reference)
 cargo xtask dist                 what is handed out, laid out by how it is used (into target/dist)
 cargo xtask clients              clients of other makes against ours (needs the registries of their languages)
+cargo xtask deploy               deploy/ on its platforms: image, packages, Prometheus (installs their tools, as root)
 cargo xtask nightly [ROUNDS]     the long form of the crash and fault tests (10 rounds of every fault)";
 
 fn main() -> ExitCode {
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Some("reference") => reference(words.next().map(PathBuf::from)),
         Some("dist") => dist(),
         Some("clients") => clients(),
+        Some("deploy") => deploy(),
         Some("nightly") => nightly(&words.next().unwrap_or_else(|| "10".to_owned())),
         _ => {
             eprintln!("{USAGE}");
@@ -55,6 +57,20 @@ fn clients() -> ExitCode {
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("cargo xtask clients: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tries the files of `deploy/` on their platforms: a script, for it is all about package managers, too.
+fn deploy() -> ExitCode {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = home.join("../../target/deploy");
+    match Command::new(home.join("deploy")).arg(folder).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask deploy: {error}");
             ExitCode::FAILURE
         }
     }
