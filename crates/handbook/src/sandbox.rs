@@ -12,7 +12,7 @@ use crate::page::{Block, Kind};
 use crate::programs::Programs;
 
 /// Names of members, and their addresses on the loopback.
-const HOSTS: [(&str, &str); 9] = [
+const HOSTS: [(&str, &str); 10] = [
     ("etcd1", "127.0.0.11"),
     ("etcd2", "127.0.0.12"),
     ("etcd3", "127.0.0.13"),
@@ -21,6 +21,7 @@ const HOSTS: [(&str, &str); 9] = [
     ("etcd-0.etcd-peers", "127.0.0.21"),
     ("etcd-1.etcd-peers", "127.0.0.22"),
     ("etcd-2.etcd-peers", "127.0.0.23"),
+    ("etcd-3.etcd-peers", "127.0.0.24"),
     ("localhost", "127.0.0.1"),
 ];
 

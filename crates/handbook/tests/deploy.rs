@@ -52,7 +52,7 @@ const PLATFORMS: [Asked; 5] = [
     ),
 ];
 
-const PROCESSES: [Started; 7] = [
+const PROCESSES: [Started; 8] = [
     ("the_members_of_compose_make_a_cluster", &[], compose_runs),
     (
         "the_members_of_zeabur_make_a_cluster_with_a_password",
@@ -60,6 +60,7 @@ const PROCESSES: [Started; 7] = [
         zeabur_runs,
     ),
     ("the_pods_of_kubernetes_make_a_cluster", &[], pods_run),
+    ("a_fourth_pod_joins_as_the_manifest_says", &[], a_fourth_pod_joins),
     ("the_static_pod_serves_with_certificates", &[], static_pod_runs),
     ("the_procfile_makes_a_cluster", &[], procfile_runs),
     (
@@ -369,6 +370,8 @@ fn kubernetes() -> Told {
     );
     let set = &documents[3]["spec"];
     assert_eq!(text(&set["podManagementPolicy"]), "Parallel");
+    // Its variables for a service of this name would be taken for settings.
+    assert_eq!(text(&set["template"]["spec"]["enableServiceLinks"]), "false");
     assert_eq!(text(&documents[0]["spec"]["publishNotReadyAddresses"]), "true");
     assert_eq!(text(&set["serviceName"]), text(&documents[0]["metadata"]["name"]));
     let pod = yaml(&read("deploy/kubernetes/static-pod.yaml")?)?;
@@ -616,6 +619,32 @@ fn pods_run(programs: &Programs) -> Told {
          etcdctl --endpoints=http://etcd-2.etcd-peers:2379 endpoint health --cluster\n",
     );
     Ok(sandbox::run(programs, &prelude, &probed)?)
+}
+
+/// What the manifest's first lines say about scaling.
+fn a_fourth_pod_joins(programs: &Programs) -> Told {
+    let manifest = read("deploy/kubernetes/statefulset.yaml")?;
+    let scaled = manifest
+        .replace("replicas: 3", "replicas: 4")
+        .replace("STATE, value: new", "STATE, value: existing")
+        .replace(
+            "-2.etcd-peers:2380\n",
+            "-2.etcd-peers:2380,etcd-3=http://etcd-3.etcd-peers:2380\n",
+        );
+    let three = Member::of_stateful_set(&documents(&manifest)?[3]);
+    let four = Member::of_stateful_set(&documents(&scaled)?[3]);
+    assert_eq!((three.len(), four.len()), (3, 4));
+    let joins = format!(
+        "export ETCDCTL_ENDPOINTS=http://etcd-0.etcd-peers:2379\n\
+         until etcdctl member add etcd-3 --learner --peer-urls=http://etcd-3.etcd-peers:2380; do sleep 0.5; done\n\
+         {}\n\
+         id=$(etcdctl member list | grep etcd-3.etcd-peers:2380 | cut -d, -f1)\n\
+         until etcdctl member promote $id; do sleep 0.2; done\n\
+         until curl -fsS http://etcd-3.etcd-peers:2381/readyz; do sleep 0.2; done\n\
+         test $(etcdctl endpoint health --cluster 2>&1 | grep -c 'is healthy') = 4\n",
+        four[3].start()
+    );
+    Ok(sandbox::run(programs, &start(&three), &commands(&joins))?)
 }
 
 /// Makes an authority and the certificates a control-plane node has, in the folder `pki`.
