@@ -1,4 +1,5 @@
-//! The documentation: every command on it is run, every error and warning is explained, every link leads somewhere.
+//! The documentation: every command on it is run, every error and warning is explained, every link leads somewhere, and
+//! every test and file it names is there.
 
 // A test of the rim: it has files and processes.
 #![allow(clippy::disallowed_methods)]
@@ -13,6 +14,7 @@ use handbook::page::{Block, ELSEWHERE, Kind, blocks};
 use handbook::programs::Programs;
 use handbook::{needs, read, repository, sandbox};
 use libtest_mimic::{Arguments, Failed, Trial};
+use pulldown_cmark::{Event, Options, Parser, Tag};
 use regex::Regex;
 
 type Told = Result<(), Failed>;
@@ -40,12 +42,11 @@ fn main() -> ExitCode {
     ));
     let mut trials = vec![
         Trial::test("every_error_is_explained_in_both_languages", every_error),
-        Trial::test("every_warning_is_explained", every_warning),
+        Trial::test("every_warning_is_explained_in_both_languages", every_warning),
         Trial::test("what_is_run_elsewhere_takes_another_machine", elsewhere),
-        Trial::test(
-            "every_page_is_in_the_summary_and_every_link_leads_somewhere",
-            links,
-        ),
+        Trial::test("every_page_is_in_the_summary", summary),
+        Trial::test("every_link_leads_somewhere", links),
+        Trial::test("every_test_and_file_that_is_named_is_there", names),
     ];
     for page in pages {
         let name = format!("the_commands_of {}", shown(&page));
@@ -63,20 +64,39 @@ fn main() -> ExitCode {
 
 /// Every page for users.
 fn pages() -> Result<Vec<PathBuf>, String> {
-    let mut pages = vec![repository("README.md")];
-    let mut folders = vec![repository("docs")];
+    let mut pages = files("docs", "md")?;
+    pages.push(repository("README.md"));
+    pages.sort();
+    Ok(pages)
+}
+
+/// Every file of Markdown that is ours.
+fn texts() -> Result<Vec<PathBuf>, String> {
+    let mut texts = Vec::new();
+    for folder in ["docs", "deploy", "crates"] {
+        texts.extend(files(folder, "md")?);
+    }
+    for name in ["README.md", "ARCHITECTURE.md", "STYLE.md", "CHANGELOG.md"] {
+        texts.push(repository(name));
+    }
+    Ok(texts)
+}
+
+/// The files below a folder of the repository whose names end this way.
+fn files(folder: &str, extension: &str) -> Result<Vec<PathBuf>, String> {
+    let mut found = Vec::new();
+    let mut folders = vec![repository(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).map_err(|error| error.to_string())? {
             let path = entry.map_err(|error| error.to_string())?.path();
-            match path.extension().is_some_and(|extension| extension == "md") {
-                true => pages.push(path),
+            match path.extension().is_some_and(|found| found == extension) {
+                true => found.push(path),
                 false if path.is_dir() => folders.push(path),
                 false => {}
             }
         }
     }
-    pages.sort();
-    Ok(pages)
+    Ok(found)
 }
 
 /// A page's name in the repository.
@@ -122,6 +142,12 @@ fn elsewhere() -> Told {
     Ok(())
 }
 
+/// Where errors and warnings are explained.
+const TROUBLESHOOTING: [&str; 2] = [
+    "docs/book/src/troubleshooting.md",
+    "docs/zh-TW/troubleshooting.md",
+];
+
 fn every_error() -> Told {
     let source = read("crates/types/src/error.rs")?;
     let row = Regex::new(r#"\(\s*Code::\w+,\s*"([^"]+)",?\s*\)"#).expect("a pattern");
@@ -130,10 +156,7 @@ fn every_error() -> Told {
         .map(|found| found[1].to_owned())
         .collect();
     assert!(texts.len() > 60, "the table was not found");
-    for page in [
-        "docs/book/src/troubleshooting.md",
-        "docs/zh-TW/troubleshooting.md",
-    ] {
+    for page in TROUBLESHOOTING {
         let page_text = read(page)?;
         for text in &texts {
             assert!(
@@ -182,26 +205,16 @@ fn arguments(source: &str) -> &str {
 
 fn sources() -> Result<Vec<PathBuf>, String> {
     let mut sources = Vec::new();
-    let crates = ["etcd", "server", "peer", "discovery", "tls"];
-    let mut folders: Vec<_> = crates
-        .map(|name| repository(&format!("crates/{name}/src")))
-        .into();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(|error| error.to_string())? {
-            let path = entry.map_err(|error| error.to_string())?.path();
-            match path.is_dir() {
-                true if path.ends_with("tests") => {}
-                true => folders.push(path),
-                false if path.ends_with("tests.rs") => {}
-                false => sources.push(path),
-            }
-        }
+    for name in ["etcd", "server", "peer", "discovery", "tls", "client", "proxy"] {
+        sources.extend(files(&format!("crates/{name}/src"), "rs")?);
     }
+    let is_test =
+        |path: &Path| path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests");
+    sources.retain(|path| !is_test(path));
     Ok(sources)
 }
 
 fn every_warning() -> Told {
-    let page = read("docs/book/src/troubleshooting.md")?;
     let mut messages = BTreeSet::new();
     for path in sources()? {
         let source = fs::read_to_string(&path).map_err(|error| error.to_string())?;
@@ -210,39 +223,110 @@ fn every_warning() -> Told {
     }
     assert!(messages.len() > 60, "the sources were not found");
     let mut missing: Vec<String> = Vec::new();
-    for message in messages {
-        // The longest part that is the same each time; what is all made up elsewhere has none.
-        let parts = message.split(['{', '}']).step_by(2).map(str::trim);
-        let part = parts.max_by_key(|part| part.len()).unwrap_or_default();
-        let sentence = part.split_inclusive(". ").next().unwrap_or_default().trim();
-        if sentence.len() >= 6 && !page.contains(sentence) {
-            missing.push(message);
-        }
+    for page in TROUBLESHOOTING {
+        let text = read(page)?;
+        let is_missing =
+            |message: &&String| sentence(message).is_some_and(|sentence| !text.contains(sentence));
+        let found = messages.iter().filter(is_missing);
+        missing.extend(found.map(|message| format!("{page}: {message}")));
     }
     assert!(missing.is_empty(), "not explained:\n{}", missing.join("\n"));
     Ok(())
 }
 
-fn links() -> Told {
-    let link = Regex::new(r"\]\(([^)#]+)(?:#[^)]*)?\)").expect("a pattern");
-    for page in pages()? {
-        let text = fs::read_to_string(&page).map_err(|error| error.to_string())?;
-        for found in link
-            .captures_iter(&text)
-            .filter(|found| !found[1].contains("://"))
-        {
-            let target = page.with_file_name("").join(&found[1]);
-            assert!(target.exists(), "{}: {}", shown(&page), &found[1]);
-        }
-    }
+/// The longest part of a message that is the same each time; what is all made up elsewhere has none.
+fn sentence(message: &str) -> Option<&str> {
+    let parts = message.split(['{', '}']).step_by(2).map(str::trim);
+    let part = parts.max_by_key(|part| part.len())?;
+    let sentence = part.split_inclusive(". ").next()?.trim();
+    (sentence.len() >= 6).then_some(sentence)
+}
+
+fn summary() -> Told {
     let summary = read("docs/book/src/SUMMARY.md")?;
-    for entry in fs::read_dir(repository("docs/book/src")).map_err(|error| error.to_string())? {
-        let name = entry.map_err(|error| error.to_string())?.file_name();
-        let name = name.to_string_lossy();
+    for page in files("docs/book/src", "md")? {
+        let name = page.file_name().unwrap_or_default().to_string_lossy();
         assert!(
             name == "SUMMARY.md" || summary.contains(&format!("({name})")),
             "{name} is in no summary"
         );
     }
+    Ok(())
+}
+
+/// A link leads to a file of the repository, and behind `#` to a heading in it.
+fn links() -> Told {
+    let mut dead = Vec::new();
+    for text in texts()? {
+        let page = fs::read_to_string(&text)?;
+        for link in targets(&page).filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match path {
+                "" => text.clone(),
+                path => text.with_file_name("").join(path),
+            };
+            let leads = target.exists() && (heading.is_empty() || headings(&target)?.contains(heading));
+            if !leads {
+                dead.push(format!("{}: {link}", shown(&text)));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
+    Ok(())
+}
+
+fn targets(page: &str) -> impl Iterator<Item = String> {
+    Parser::new_ext(page, Options::ENABLE_TABLES).filter_map(|event| match event {
+        Event::Start(Tag::Link { dest_url, .. }) => Some(dest_url.into_string()),
+        _ => None,
+    })
+}
+
+/// The headings of a page as links write them: without punctuation, in small letters, with dashes.
+fn headings(page: &Path) -> Result<BTreeSet<String>, Failed> {
+    let page = fs::read_to_string(page)?;
+    let headings = page.lines().filter_map(|line| line.strip_prefix('#'));
+    let as_linked = |heading: &str| -> String {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|kept| kept.is_alphanumeric() || " -_".contains(*kept));
+        kept.map(|kept| if kept == ' ' { '-' } else { kept }).collect()
+    };
+    Ok(headings.map(as_linked).collect())
+}
+
+/// A test's name has four words or more; what begins with a program's name is a metric. A script's name is its file's.
+fn names() -> Told {
+    let mut known = BTreeSet::new();
+    let word = Regex::new("[a-z0-9_]+").expect("a pattern");
+    for source in files("crates", "rs")? {
+        let source = fs::read_to_string(source)?;
+        known.extend(word.find_iter(&source).map(|word| word.as_str().to_owned()));
+    }
+    for script in files("crates/conformance/scripts", "txt")? {
+        known.extend(script.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    let named = Regex::new("`(?:([a-z0-9]+(?:_[a-z0-9]+){3,})|((?:crates|deploy|docs)/[A-Za-z0-9_./-]+))`")
+        .expect("a pattern");
+    let is_metric = |name: &str| {
+        ["etcd_", "grpc_", "process_"]
+            .iter()
+            .any(|program| name.starts_with(program))
+    };
+    let mut missing = Vec::new();
+    for text in texts()? {
+        for found in named.captures_iter(&fs::read_to_string(&text)?) {
+            let is_there = match (found.get(1), found.get(2)) {
+                (Some(name), _) => is_metric(name.as_str()) || known.contains(name.as_str()),
+                (_, Some(path)) => repository(path.as_str()).exists(),
+                (None, None) => true,
+            };
+            if !is_there {
+                missing.push(format!("{}: {}", shown(&text), &found[0]));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not there:\n{}", missing.join("\n"));
     Ok(())
 }
