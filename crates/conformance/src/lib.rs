@@ -22,7 +22,8 @@
 //!
 //! The test files that use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
 //! `tests/metrics.rs` (what dashboards look for), `tests/traces.rs` (spans for a collector),
-//! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/discovery.rs`
+//! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/our_tools.rs` (ours
+//! beside them), `tests/discovery.rs`
 //! (members that find each other, see
 //! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
 //! [`rotation`] and [`confined`]), `tests/matrix.rs` (every call by every kind of caller, see [`identities`]),

@@ -1,6 +1,6 @@
 //! Disks, real and simulated: the seam under everything that touches a file.
 //!
-//! Nothing else in the project opens a file. Code that stores something takes a [`Disk`], so that the
+//! Code that keeps a member's data opens no file by itself. It takes a [`Disk`], so that the
 //! same code runs on the machine's file system ([`RealDisk`]) and on one that loses power on command
 //! ([`SimDisk`]). The interface is as small as a log-structured store needs: positional reads and
 //! writes, an explicit fsync for a file's bytes and another for a folder's names. There are no
