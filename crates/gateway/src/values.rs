@@ -149,21 +149,42 @@ fn parse(text: &[u8]) -> Result<usize, Refusal> {
     let mut values = Deserializer::from_slice(text).into_iter::<IgnoredAny>();
     match values.next() {
         Some(Ok(_)) => Ok(values.byte_offset()),
-        Some(Err(error)) if !error.is_eof() => Err(Refusal::invalid(in_gos_words(&error, text))),
+        // Go needs nothing behind a number to know that it has ended.
+        Some(Err(error)) if error.to_string().starts_with("trailing characters") => {
+            Ok(position(&error, text))
+        }
+        Some(Err(error)) if !error.is_eof() && !lacks_a_digit(text) => {
+            Err(Refusal::invalid(in_gos_words(&error, text)))
+        }
         Some(Err(_)) | None => Err(Refusal::invalid(UNFINISHED)),
     }
 }
 
-/// A syntax error as Go's decoder words it: the character at fault, and where it stands.
-fn in_gos_words(error: &serde_json::Error, whole: &[u8]) -> String {
-    let line_start = whole
+/// Whether a text ends within a number that another digit would complete.
+fn lacks_a_digit(text: &[u8]) -> bool {
+    let completed = || [text, b"0"].concat();
+    let goes_on = |text: Vec<u8>| match Deserializer::from_slice(&text).into_iter::<IgnoredAny>().next() {
+        Some(Err(error)) => error.is_eof(),
+        Some(Ok(_)) | None => true,
+    };
+    matches!(text.last(), Some(b'-' | b'+' | b'e' | b'E')) && goes_on(completed())
+}
+
+/// Where the character at fault stands.
+fn position(error: &serde_json::Error, text: &[u8]) -> usize {
+    let line_start = text
         .split_inclusive(|byte| *byte == b'\n')
         .take(error.line().saturating_sub(1))
         .map(<[u8]>::len)
         .sum::<usize>();
     // Column 0 is the line feed before the line.
     let at = (line_start + error.column()).saturating_sub(1);
-    let (before, rest) = whole.split_at(at.min(whole.len()));
+    at.min(text.len())
+}
+
+/// A syntax error as Go's decoder words it: the character at fault, and where it stands.
+fn in_gos_words(error: &serde_json::Error, whole: &[u8]) -> String {
+    let (before, rest) = whole.split_at(position(error, whole));
     let text = error.to_string();
     let is_control = text.starts_with("control character");
     let escape = text
@@ -186,8 +207,6 @@ fn in_gos_words(error: &serde_json::Error, whole: &[u8]) -> String {
         "invalid escape" if escape.is_some() => "in \\u hexadecimal character escape".into(),
         "invalid escape" => "in string escape code".into(),
         "expected ident" => in_literal(before),
-        // The sign is the last there is; its own position stands for what would come behind it.
-        "invalid number" if rest == b"-" && before.last() != Some(&b'-') => return UNFINISHED.to_owned(),
         "invalid number" => in_number(before).into(),
         _ if is_control => "in string literal".into(),
         _ => "looking for beginning of value".into(),
@@ -312,6 +331,7 @@ mod tests {
         for (pieces, value) in [
             (&["\"a\\\"", "b", "\"", "{"][..], "\"a\\\"b\""),
             (&["  t", "ru", "e", " "], "true"),
+            (&["7+5"], "7"),
         ] {
             let mut values = Values::new(100);
             let mut found = Vec::new();
@@ -386,6 +406,8 @@ mod tests {
                 "invalid character '\"' in \\u hexadecimal character escape",
             ),
             ("-", "unexpected EOF"),
+            ("5e", "unexpected EOF"),
+            (r#"{"a":-"#, "unexpected EOF"),
             ("--", "invalid character '-' in numeric literal"),
             (r#"{"a":01}"#, "invalid character '1' after object key:value pair"),
             (
