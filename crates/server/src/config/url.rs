@@ -2,8 +2,8 @@
 //!
 //! `http://host:port` and `https://host:port` name TCP addresses. `unix://a/b` and `unixs://a/b` name
 //! sockets in the file system; host and path together are the socket's path, so `unix://a:1` is the
-//! file `a:1` in the working directory and `unix:///run/etcd` an absolute one. Lists are kept sorted
-//! and free of duplicates, because member ids are computed from them.
+//! file `a:1` in the working directory and `unix:///run/etcd`, or `unix:/run/etcd`, an absolute one.
+//! Lists are kept sorted and free of duplicates, because member ids are computed from them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -66,12 +66,13 @@ impl Url {
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let text = text.trim();
         let (scheme, rest) = text
-            .split_once("://")
+            .split_once(':')
             .and_then(|(name, rest)| Some((Scheme::parse(name)?, rest)))
+            .filter(|(scheme, rest)| rest.starts_with("//") || scheme.is_unix() && rest.starts_with('/'))
             .ok_or_else(|| UrlError::Scheme(text.to_owned()))?;
-        let url = Url(format!("{}://{rest}", format!("{scheme:?}").to_ascii_lowercase()));
+        let url = Url(format!("{}:{rest}", format!("{scheme:?}").to_ascii_lowercase()));
         if !scheme.is_unix() {
-            url.check_host_and_port(rest)?;
+            url.check_host_and_port(url.address())?;
         }
         Ok(url)
     }
@@ -148,8 +149,9 @@ impl Url {
     }
 
     fn parts(&self) -> (Scheme, &str) {
-        let (name, rest) = self.0.split_once("://").expect("parse admits nothing else");
-        (Scheme::parse(name).expect("parse admits nothing else"), rest)
+        let (name, rest) = self.0.split_once(':').expect("parse admits nothing else");
+        let address = rest.strip_prefix("//").unwrap_or(rest);
+        (Scheme::parse(name).expect("parse admits nothing else"), address)
     }
 }
 
@@ -221,6 +223,8 @@ mod tests {
             "http://",
             ",",
             "http://h:65536",
+            "http:/h:1",
+            "unix:etcd",
         ] {
             assert!(Url::parse_list(odd).is_err(), "{odd}");
         }
@@ -249,6 +253,9 @@ mod tests {
             (url.address(), url.host(), url.port()),
             ("localhost:20000", "localhost:20000", None)
         );
-        assert_eq!(Url::parse("unix:///run/etcd").unwrap().address(), "/run/etcd");
+        for text in ["unix:///run/etcd", "unix:/run/etcd"] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!((url.as_str(), url.address()), (text, "/run/etcd"));
+        }
     }
 }
