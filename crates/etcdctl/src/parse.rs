@@ -45,13 +45,36 @@ pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Parsed, Failure> {
-    let mut from_variables = Vec::new();
-    let command = command().mut_args(|arg| {
-        let Some(value) = variable(&variable_of(arg.get_id().as_str())).filter(|value| !value.is_empty())
-        else {
+    let (command, from_variables) = with_variables(command(), variable);
+    let matches = match command.try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) => return said(&error),
+    };
+    let levels = Levels::of(&matches);
+    if let Some(both) = from_variables.iter().find(|flag| levels.say(flag)) {
+        return Err(said_twice(both));
+    }
+    let globals = CommandLine::command();
+    let globals = globals.get_arguments().map(|arg| arg.get_id().to_string());
+    let given = globals.filter(|flag| levels.say(flag) || from_variables.contains(flag));
+    let given = Given(given.collect());
+    let line = CommandLine::from_arg_matches(&matches);
+    let mut line = line.map_err(|error| Failure::new(Status::Error, error))?;
+    if levels.say(ENDPOINTS) {
+        line.global.endpoints = levels.endpoints();
+    }
+    Ok(Parsed::Run(Box::new(line), given))
+}
+
+/// Flags with their variables as defaults, and those that have one.
+fn with_variables(command: Command, variable: impl Fn(&str) -> Option<String>) -> (Command, Vec<String>) {
+    let mut found = Vec::new();
+    let command = command.mut_args(|arg| {
+        let value = variable(&variable_of(arg.get_id().as_str()));
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
             return arg;
         };
-        from_variables.push(arg.get_id().to_string());
+        found.push(arg.get_id().to_string());
         match arg.get_value_delimiter() {
             Some(delimiter) => {
                 arg.default_values(value.split(delimiter).map(str::to_owned).collect::<Vec<_>>())
@@ -59,37 +82,40 @@ pub fn parse(
             None => arg.default_value(value),
         }
     });
-    let matches = match command.try_get_matches_from(words) {
-        Ok(matches) => matches,
-        Err(error) => return said(&error),
-    };
-    let levels = levels(&matches);
-    let on_line = |flag: &str| {
-        let is_said = |level: &&ArgMatches| level.value_source(flag) == Some(ValueSource::CommandLine);
-        levels.iter().any(is_said)
-    };
-    if let Some(both) = from_variables.iter().find(|flag| on_line(flag)) {
-        let (flag, variable) = (both.replace('_', "-"), variable_of(both));
-        return Err(Failure::new(
-            Status::Error,
-            format!("--{flag} is on the command line, and {variable} is set"),
-        )
-        .cure(format!("Leave out --{flag}, or unset {variable}.")));
+    (command, found)
+}
+
+fn said_twice(flag: &str) -> Failure {
+    let (flag, variable) = (flag.replace('_', "-"), variable_of(flag));
+    let text = format!("--{flag} is on the command line, and {variable} is set");
+    Failure::new(Status::Error, text).cure(format!("Leave out --{flag}, or unset {variable}."))
+}
+
+/// What was said in front of the command, behind its group, and behind itself.
+struct Levels<'a>(Vec<&'a ArgMatches>);
+
+impl<'a> Levels<'a> {
+    fn of(matches: &'a ArgMatches) -> Self {
+        let below = |level: &&'a ArgMatches| level.subcommand().map(|(_, below)| below);
+        Self(std::iter::successors(Some(matches), below).collect())
     }
-    let globals = CommandLine::command();
-    let globals = globals.get_arguments().map(|arg| arg.get_id().to_string());
-    let given = globals.filter(|flag| on_line(flag) || from_variables.contains(flag));
-    let given = Given(given.collect());
-    let mut line =
-        CommandLine::from_arg_matches(&matches).map_err(|error| Failure::new(Status::Error, error))?;
-    if on_line(ENDPOINTS) {
-        let said = levels
-            .iter()
-            .filter(|level| level.value_source(ENDPOINTS) == Some(ValueSource::CommandLine));
-        let said = said.filter_map(|level| level.get_many::<String>(ENDPOINTS));
-        line.global.endpoints = said.flatten().cloned().collect();
+
+    /// Whether a flag was said.
+    fn say(&self, flag: &str) -> bool {
+        self.saying(flag).next().is_some()
     }
-    Ok(Parsed::Run(Box::new(line), given))
+
+    fn saying(&self, flag: &str) -> impl Iterator<Item = &'a ArgMatches> {
+        let is_said = move |level: &&ArgMatches| level.value_source(flag) == Some(ValueSource::CommandLine);
+        self.0.iter().copied().filter(is_said)
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        let lists = self
+            .saying(ENDPOINTS)
+            .filter_map(|level| level.get_many::<String>(ENDPOINTS));
+        lists.flatten().cloned().collect()
+    }
 }
 
 /// Variables that look like ours and are not, of those there are.
@@ -166,11 +192,6 @@ fn switch(arg: Arg) -> Arg {
 
 fn variable_of(flag: &str) -> String {
     format!("ETCDCTL_{}", flag.replace('-', "_").to_uppercase())
-}
-
-/// What was said in front of the command, behind its group, and behind itself.
-fn levels(matches: &ArgMatches) -> Vec<&ArgMatches> {
-    std::iter::successors(Some(matches), |level| level.subcommand().map(|(_, below)| below)).collect()
 }
 
 /// What clap has to say: a text that was asked for, or an error in cobra's words.

@@ -21,7 +21,7 @@ use crate::{parse, ranges};
 const WORDS: &str = "bad number of arguments";
 
 pub async fn run(context: Context, watch: Watch) -> Result<(), Failure> {
-    let named = from_variables()?;
+    let named = from_variables(|name| std::env::var_os(name))?;
     if watch.interactive {
         return interactive(context, named).await;
     }
@@ -41,8 +41,8 @@ pub async fn run(context: Context, watch: Watch) -> Result<(), Failure> {
 }
 
 /// The key and the end that variables name.
-fn from_variables() -> Result<Vec<OsString>, Failure> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+fn from_variables(look: impl Fn(&str) -> Option<OsString>) -> Result<Vec<OsString>, Failure> {
+    let variable = |name| look(name).filter(|value| !value.is_empty());
     match (variable("ETCDCTL_WATCH_KEY"), variable("ETCDCTL_WATCH_RANGE_END")) {
         (None, Some(end)) => Err(Failure::arguments(format!(
             "ETCDCTL_WATCH_KEY is empty but got ETCDCTL_WATCH_RANGE_END={end:?}"
@@ -279,5 +279,12 @@ mod tests {
         let named = ["k".into()];
         assert!(matches!(typed_line("watch", &named), Ok(Typed::Watch(request, _)) if request.key == "k"));
         assert!(typed_line("watch other", &named).is_err());
+        let from = |key: &str, end: &str| {
+            from_variables(|name| Some(if name == "ETCDCTL_WATCH_KEY" { key } else { end }.into()))
+        };
+        assert_eq!(from("a", "c"), Ok(vec!["a".into(), "c".into()]));
+        assert_eq!(from("a", ""), Ok(vec!["a".into()]));
+        assert_eq!(from("", ""), Ok(vec![]));
+        assert_eq!(from("", "c").unwrap_err().status, 128);
     }
 }
