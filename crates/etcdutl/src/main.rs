@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arguments::{Arguments, Command, Layout, Restore, Snapshot};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
 use env::RealDisk;
 use image::{HashError, ImportError};
@@ -90,6 +90,14 @@ fn unread(error: ImportError) -> Failure {
     }
 }
 
+/// What to do about founders of a cluster that make no sense.
+fn unfounded(error: impl ToString) -> Failure {
+    Failure::new(1, error).cure(Some(
+        "--initial-cluster names all members, as name=URL,name=URL; this one is that of --name, with the URLs of \
+         --initial-advertise-peer-urls.",
+    ))
+}
+
 /// What to do about a backup that was not restored.
 fn unrestored(error: &RestoreError) -> Failure {
     let cure = match error {
@@ -104,10 +112,7 @@ fn unrestored(error: &RestoreError) -> Failure {
              is taken with --skip-hash-check."
         }
         RestoreError::WrongSum { .. } => "The file is damaged: take another backup.",
-        RestoreError::Bootstrap(_) => {
-            "--initial-cluster names all members, as name=URL,name=URL; this one is that of --name, with the URLs of \
-             --initial-advertise-peer-urls."
-        }
+        RestoreError::Bootstrap(_) => return unfounded(error),
         _ => return Failure::new(1, error),
     };
     Failure::new(1, error).cure(Some(cure))
@@ -125,22 +130,44 @@ fn main() -> ExitCode {
             print!("{error}");
             return ExitCode::SUCCESS;
         }
-        Err(error) => {
-            eprint!("Error: {}", error.to_string().trim_start_matches("error: "));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&mistyped(&error)),
     };
     match run(arguments) {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Err(failure) => {
-            eprintln!("Error: {}", failure.text);
-            failure.cure.iter().for_each(|cure| eprintln!("  {cure}"));
-            ExitCode::from(failure.status)
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    eprintln!("Error: {}", failure.text);
+    failure.cure.iter().for_each(|cure| eprintln!("  {cure}"));
+    ExitCode::from(failure.status)
+}
+
+/// A mistake in a command line, in cobra's words where scripts may know them.
+fn mistyped(error: &clap::Error) -> Failure {
+    let said = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let text = match error.kind() {
+        ErrorKind::UnknownArgument => match said(ContextKind::InvalidArg) {
+            flag if flag.starts_with('-') => format!("unknown flag: {flag}"),
+            word => format!("unexpected argument: {word}"),
+        },
+        ErrorKind::InvalidSubcommand => {
+            let command = said(ContextKind::InvalidSubcommand);
+            format!("unknown command {command:?} for \"etcdutl\"")
+        }
+        _ => error
+            .to_string()
+            .trim_start_matches("error: ")
+            .trim_end()
+            .to_owned(),
+    };
+    Failure::new(1, text).cure(Some(
+        "etcdutl --help lists commands, and etcdutl <command> --help their options.",
+    ))
 }
 
 /// Carries a command out; the answer is for standard output.
@@ -152,7 +179,7 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             command: Snapshot::Status { file },
         } => {
             let file = only(file, "snapshot status requires exactly one argument")?;
-            check_there(&file)?;
+            check_there(&file, "stat")?;
             let mut progress = progress::Progress::default();
             let status = image::status(&RealDisk, &file, &mut |done, total| {
                 progress.at("reading", done, total);
@@ -165,7 +192,7 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
         } => restore_as(flags),
         Command::Hashkv { file, rev } => {
             let file = only(file, "hashkv requires exactly one argument")?;
-            check_there(&file)?;
+            check_there(&file, "stat")?;
             let scratch = env::with_suffix(&file, ".hashkv");
             let mut progress = progress::Progress::default();
             let disk: Arc<dyn env::Disk> = Arc::new(RealDisk);
@@ -237,11 +264,12 @@ fn only(mut files: Vec<PathBuf>, otherwise: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-fn check_there(file: &Path) -> Result<(), Failure> {
+/// Says so as etcd does, which names what it was about to do with the file.
+fn check_there(file: &Path, about_to: &str) -> Result<(), Failure> {
     match file.exists() {
         true => Ok(()),
         false => {
-            let text = format!("stat {}: no such file or directory", file.display());
+            let text = format!("{about_to} {}: no such file or directory", file.display());
             Err(Failure::new(1, text))
         }
     }
@@ -283,7 +311,7 @@ fn restore_as(flags: Restore) -> Result<String, Failure> {
             "--mark-compacted required if --revision-bump > 0",
         ));
     }
-    check_there(&backup)?;
+    check_there(&backup, "open")?;
     let data_dir = match flags.data_dir.as_str() {
         "" => format!("{}.etcd", flags.name),
         folder => folder.to_owned(),
@@ -295,9 +323,9 @@ fn restore_as(flags: Restore) -> Result<String, Failure> {
             .filter(|folder| !folder.is_empty())
             .map(PathBuf::from),
         name: flags.name,
-        initial_cluster: parse_initial_cluster(&flags.initial_cluster)?,
+        initial_cluster: parse_initial_cluster(&flags.initial_cluster).map_err(unfounded)?,
         token: flags.initial_cluster_token,
-        advertise_peer: Url::parse_list(&flags.initial_advertise_peer_urls)?,
+        advertise_peer: Url::parse_list(&flags.initial_advertise_peer_urls).map_err(unfounded)?,
         skip_hash_check: flags.skip_hash_check,
         bump_revision: Some(flags.bump_revision).filter(|bump| *bump > 0),
     };
