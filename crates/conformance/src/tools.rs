@@ -58,10 +58,11 @@ impl Tools {
         })
     }
 
-    /// The same servers, with our own `etcdctl` in place of the real one.
-    pub fn with_our_etcdctl(&self) -> Self {
+    /// The same servers, with our own `etcdctl` and `etcdutl` in place of the real ones.
+    pub fn with_our_tools(&self) -> Self {
         Self {
             etcdctl: self.ours.with_file_name("etcdctl"),
+            etcdutl: self.ours.with_file_name("etcdutl"),
             ..self.clone()
         }
     }

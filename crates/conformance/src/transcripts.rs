@@ -1,6 +1,6 @@
-//! What our `etcdctl` prints otherwise than etcdctl 3.5.30, on purpose.
+//! What our `etcdctl` and `etcdutl` print otherwise than those of 3.5.30, on purpose.
 //!
-//! It is etcdctl 3.7's, and its errors name their cause. [`in_common`] takes both to what is common, so that all
+//! They are of 3.7, and their errors name the cause. [`in_common`] takes both to what is common, so that all
 //! the rest has to be equal; it is used on both outputs. Each rule says what it passes over, and docs/compat.md lists them for users.
 
 use std::sync::LazyLock;
@@ -57,9 +57,11 @@ fn causes(line: &str) -> String {
     });
     static REVISION: LazyLock<Regex> =
         LazyLock::new(|| pattern("^  ! Error: (bad revision|strconv.ParseInt: parsing).*$"));
+    static RESOLVED: LazyLock<Regex> = LazyLock::new(|| pattern(r" \(resolved urls: .*\)$"));
     static FRAME: LazyLock<Regex> = LazyLock::new(|| pattern("rpc error: code = [A-Za-z]+ desc = "));
     let line = NOT_REACHED.replace(line, "NOT REACHED");
     let line = FRAME.replace(&line, "");
+    let line = RESOLVED.replace(&line, "");
     let line = MISTAKE_REST.replace(&line, "$1 ...");
     let line = REVISION.replace(&line, "  ! Error: NO NUMBER");
     TYPED.replace(&line, "  ! Error: $1 ...").into_owned()
@@ -79,12 +81,16 @@ fn versions(call: &str, line: &str) -> Option<String> {
             r#"^  \| "(StorageVersion|DBSizeInUse|DBSizeQuota|HashRevision|DowngradeTargetVersion|DowngradeEnabled)" :"#,
         )
     });
+    static FILE_VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r#","version":"[^"]*""#));
     static HEX_ZERO: LazyLock<Regex> = LazyLock::new(|| pattern(r#"(Lease" : )0+$"#));
     static TOOK: LazyLock<Regex> = LazyLock::new(|| pattern(r"\]\. took TIME\.?"));
-    static VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r"(etcdctl|API) version: [0-9.]+"));
+    static VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r"(etcdctl|etcdutl|API) version: [0-9.]+"));
     // A revision that is not set is left out.
     if line == "  | \"Revision\" : 0" || NEWER_LINES.is_match(line) || line.starts_with("  | Server version ")
     {
+        return None;
+    }
+    if call.contains("snapshot status") && line.starts_with("  | \"Version\" :") {
         return None;
     }
     let line = NEWER_FIELDS
@@ -101,6 +107,10 @@ fn versions(call: &str, line: &str) -> Option<String> {
             .trim_end()
             .to_owned(),
         () if call.contains("hashkv") => without_cells(&line, &[2], 3),
+        () if call.contains("snapshot status") => {
+            let line = FILE_VERSION.replace(&line, "");
+            without_cells(&line, &[4], 5).trim_end().to_owned()
+        }
         () => line.into_owned(),
     })
 }

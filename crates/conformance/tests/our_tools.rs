@@ -2,6 +2,8 @@
 //! our server: the same output and the same exit status, but for what [`conformance::transcripts`] lists. Files and
 //! folders that our `etcdutl` has worked on are good for either server.
 
+#![allow(clippy::disallowed_methods, reason = "it damages backups")]
+
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -17,7 +19,10 @@ use conformance::{session, transcripts};
 const LOOKS_MAX: usize = 3000;
 
 fn main() -> ExitCode {
-    let scripts = script::in_folder("etcdctl").into_iter();
+    // Of the scripts about clusters, the one that is etcdctl's.
+    let clusters = script::in_folder("cluster").into_iter();
+    let clusters = clusters.filter(|script| script.name.starts_with("etcdctl_"));
+    let scripts = script::in_folder("etcdctl").into_iter().chain(clusters);
     let trials = scripts.map(|script| {
         let name = script.name.clone();
         let work: Work = Box::new(move |tools: &Tools| Ok(check(&script, tools)?));
@@ -62,7 +67,7 @@ fn main() -> ExitCode {
 
 /// What only our tool has looks as it is recorded, on either server.
 fn as_recorded(script: &Script, tools: &Tools) -> Result<(), String> {
-    let with_ours = tools.with_our_etcdctl();
+    let with_ours = tools.with_our_tools();
     for server in [&tools.reference, &tools.ours] {
         let recording = session::run(&with_ours, server, &script.text).recording?;
         if std::env::var("UPDATE").is_ok_and(|update| update == "1") {
@@ -77,7 +82,7 @@ fn as_recorded(script: &Script, tools: &Tools) -> Result<(), String> {
 /// Our `make-mirror` between the two servers: keys of before under another prefix, then changes as they happen.
 fn a_mirror_has_what_is_there_and_what_comes(tools: &Tools) -> Result<(), String> {
     let runtime = harness::runtime()?;
-    let tools = tools.with_our_etcdctl();
+    let tools = tools.with_our_tools();
     let [from, to] =
         [&tools.reference, &tools.ours].map(|program| runtime.block_on(Server::start(program, &[])));
     let (from, to) = (from?, to?);
@@ -138,7 +143,7 @@ fn a_mirror_has_what_is_there_and_what_comes(tools: &Tools) -> Result<(), String
 /// `get --stream` of more than fits into one message; a server that has no such call is named as the reason.
 fn a_range_in_pieces_looks_as_a_range_in_one(tools: &Tools) -> Result<(), String> {
     let runtime = harness::runtime()?;
-    let tools = tools.with_our_etcdctl();
+    let tools = tools.with_our_tools();
     let etcdctl = |server: &Server, words: &str| {
         let endpoint = format!("--endpoints={}", server.endpoint());
         let words: Vec<_> = words.split(' ').collect();
@@ -182,7 +187,7 @@ fn a_range_in_pieces_looks_as_a_range_in_one(tools: &Tools) -> Result<(), String
 /// starts from one, with the same keys, leases, users and hash.
 fn a_backup_of_either_server_is_restored_for_either(tools: &Tools) -> Result<(), String> {
     let runtime = harness::runtime()?;
-    let tools = tools.with_our_etcdctl();
+    let tools = tools.with_our_tools();
     let etcdutl = tools.ours.with_file_name("etcdutl");
     let etcdctl = |server: &Server, words: &[&str]| {
         let endpoint = format!("--endpoints={}", server.endpoint());
@@ -255,7 +260,7 @@ fn a_backup_of_either_server_is_restored_for_either(tools: &Tools) -> Result<(),
 /// there, and flags that do not fit: each is told with what to do, and there is no folder afterwards.
 fn what_is_wrong_with_a_backup_is_said_and_nothing_is_left_behind(tools: &Tools) -> Result<(), String> {
     let runtime = harness::runtime()?;
-    let tools = tools.with_our_etcdctl();
+    let tools = tools.with_our_tools();
     let server = runtime.block_on(Server::start(&tools.ours, &[]))?;
     let folder = server.folder();
     let endpoint = format!("--endpoints={}", server.endpoint());
@@ -417,7 +422,7 @@ fn check(script: &Script, tools: &Tools) -> Result<(), String> {
 
 /// What the two tools print otherwise on a server.
 fn compared_on(name: &str, server: &Path, script: &Script, tools: &Tools) -> String {
-    let with_ours = tools.with_our_etcdctl();
+    let with_ours = tools.with_our_tools();
     let (real, mut ours) = std::thread::scope(|scope| {
         let real = scope.spawn(|| session::run(tools, server, &script.text));
         let ours = session::run(&with_ours, server, &script.text);
