@@ -18,6 +18,9 @@ use crate::{CONNECTIONS_MAX, ProxyError};
 /// How long a member may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a member is left alone that could not be reached, if nothing is said.
+const RETRY_DELAY: Duration = Duration::from_secs(300);
+
 /// What a gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -27,7 +30,7 @@ pub struct Config {
     pub endpoints: Vec<String>,
     /// Where else to look for members, which are then used instead.
     pub discovery: Option<Discovery>,
-    /// How long a member is left alone that could not be reached.
+    /// How long a member is left alone that could not be reached; zero is the usual time.
     pub retry_delay: Duration,
 }
 
@@ -45,8 +48,12 @@ pub async fn run(config: Config, ready: impl FnOnce()) -> Result<(), ProxyError>
         .collect();
     info!(endpoints = addresses.join(","), "ready to proxy client requests");
     ready();
-    tokio::spawn(gateway.clone().monitor(config.retry_delay));
-    gateway.accept(listener, config.retry_delay).await;
+    let delay = match config.retry_delay {
+        Duration::ZERO => RETRY_DELAY,
+        delay => delay,
+    };
+    tokio::spawn(gateway.clone().monitor(delay));
+    gateway.accept(listener, delay).await;
     Ok(())
 }
 

@@ -12,6 +12,8 @@ use conformance::server::{Ports, Server};
 use conformance::tools::Tools;
 use proto::etcdserverpb::*;
 use proxy::grpc_proxy::{self, Register};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 static TOOLS: LazyLock<Option<Tools>> = LazyLock::new(|| match Tools::find() {
@@ -44,8 +46,11 @@ fn config(server: &Server) -> grpc_proxy::Config {
         register: None,
         streams_max: None,
         keep_alive_interval: None,
-        keep_alive_timeout: Duration::from_secs(20),
+        keep_alive_timeout: None,
+        ping_pause: None,
+        profiles: false,
         keeps_order: true,
+        leasing_prefix: None,
         logs_calls: false,
     }
 }
@@ -231,30 +236,35 @@ impl Drop for Etcds {
     }
 }
 
+impl Etcds {
+    /// One before a server, and a client of it.
+    async fn start(server: &Server, flags: &[&str]) -> Option<(Self, Client)> {
+        let tools = TOOLS.as_ref()?;
+        let listen = format!("127.0.0.1:{}", Ports::next());
+        let child = Command::new(&tools.reference)
+            .args(["grpc-proxy", "start", "--endpoints", &server.endpoint()])
+            .args(["--listen-addr", &listen, "--advertise-client-url", &listen])
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let client = Client::connect(Config::new([listen])).await.unwrap();
+        // It is there once it has answered.
+        client.range(get("none")).await.unwrap();
+        Some((Etcds(child), client))
+    }
+}
+
 #[tokio::test]
 async fn calls_are_answered_as_by_etcds_own_proxy() {
     let Some(tools) = &*TOOLS else {
         return;
     };
     let server = Server::start(&tools.reference, &[]).await.unwrap();
-    let listen = format!("127.0.0.1:{}", Ports::next());
-    let child = Command::new(&tools.reference)
-        .args([
-            "grpc-proxy",
-            "start",
-            "--endpoints",
-            &server.endpoint(),
-            "--listen-addr",
-            &listen,
-        ])
-        .args(["--advertise-client-url", &listen])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _etcds = Etcds(child);
-    let theirs = script(&Client::connect(Config::new([listen])).await.unwrap()).await;
+    let (_etcds, client) = Etcds::start(&server, &[]).await.unwrap();
+    let theirs = script(&client).await;
     for server in servers().await {
         let ours = script(&start(config(&server)).await).await;
         assert_eq!(ours, theirs);
@@ -278,10 +288,15 @@ async fn many_watchers_of_the_same_keys_are_one_for_the_cluster_and_each_sees_ev
         );
         for change in 0..3 {
             client.put(put("a", &change.to_string())).await.unwrap();
+            let first = events(&mut watchers[0], 1).await;
+            for watcher in &mut watchers[1..] {
+                assert_eq!(events(watcher, 1).await, first);
+            }
         }
-        let first = events(&mut watchers[0], 3).await;
-        for watcher in &mut watchers[1..] {
-            assert_eq!(events(watcher, 3).await, first);
+        let saved = page(client.endpoints()[0].parse().unwrap(), "/proxy/metrics").await;
+        for (name, value) in [("watchers", WATCHERS - 1), ("events", 3 * (WATCHERS - 1))] {
+            let line = format!("\netcd_grpc_proxy_{name}_coalescing_total {value}\n");
+            assert!(saved.contains(&line), "{saved}");
         }
     }
 }
@@ -396,11 +411,18 @@ async fn a_proxy_speaks_tls_to_both_sides_and_a_user_stays_who_it_is() {
             tls: Some(settings("member")),
             ..config(&gate.server)
         };
-        let config = behind("nameless");
+        let plain = Ports::next();
+        let config = grpc_proxy::Config {
+            listen_metrics: Some(format!("http://127.0.0.1:{plain}")),
+            ..behind("nameless")
+        };
         let listen = format!("https://{}", config.listen);
         let (ready, listens) = oneshot::channel();
         tokio::spawn(async { grpc_proxy::run(config, || ready.send(()).unwrap()).await.unwrap() });
         listens.await.unwrap();
+        // Who scrapes metrics may do so in plain text if the URL says so.
+        let metrics = page(([127, 0, 0, 1], plain).into(), "/metrics").await;
+        assert!(metrics.contains("etcd_server_has_leader 1"), "{metrics}");
 
         let by = |certificate: Option<&str>, user: Option<&str>| Config {
             tls: Some(tls::Settings {
@@ -439,5 +461,257 @@ async fn a_proxy_speaks_tls_to_both_sides_and_a_user_stays_who_it_is() {
         // One with a name would lend it to everybody.
         let refusal = grpc_proxy::run(behind("named"), || ()).await.unwrap_err();
         assert_eq!(refusal.to_string(), "cert has non empty Common Name (named)");
+    }
+}
+
+/// What a proxy counts of a few calls: `name{labels} value`, but for what depends on the process.
+async fn counted(client: &Client) -> Vec<String> {
+    let range = RangeRequest {
+        serializable: true,
+        ..get("a")
+    };
+    let watches = [client.watch(watch("a")).await, client.watch(watch("a")).await];
+    client.put(put("a", "1")).await.unwrap();
+    for watcher in watches {
+        assert_eq!(events(&mut watcher.unwrap(), 1).await.len(), 1);
+    }
+    for _ in 0..3 {
+        client.range(range.clone()).await.unwrap();
+    }
+    client.put(put("", "1")).await.unwrap_err();
+    client
+        .lease_grant(LeaseGrantRequest { ttl: 60, id: 7 })
+        .await
+        .unwrap();
+    client.keep_alive_once(7).await.unwrap();
+    let at = client.endpoints()[0].parse().unwrap();
+    page(at, "/health").await;
+    let text = page(at, "/proxy/metrics").await;
+    let ours = [
+        "etcd_grpc_proxy_",
+        "grpc_server_",
+        "etcd_server_health_",
+        "process_",
+        "os_fd_",
+    ];
+    let is_counted = |line: &&str| ours.iter().any(|prefix| line.starts_with(prefix));
+    let mut lines: Vec<_> = text.lines().filter(is_counted).map(str::to_owned).collect();
+    for line in &mut lines {
+        let depends = line.starts_with("process_") || line.starts_with("os_fd_");
+        // How long streams take to end, and how many messages it takes to watch, is not the point.
+        // Those who watch have gone, which takes a moment; theirs may count one too few then.
+        let is_settling = line.starts_with("etcd_grpc_proxy_watchers");
+        if depends || is_settling || line.contains("_stream\"") {
+            line.truncate(line.rfind(' ').unwrap());
+        }
+    }
+    // A stream ends sooner or later; calls with errors have other codes there.
+    lines.retain(|line| !(line.starts_with("grpc_server_handled") && line.contains("_stream\"")));
+    for code in ["\"Unknown\"", "\"InvalidArgument\""] {
+        lines
+            .iter_mut()
+            .for_each(|line| *line = line.replace(code, "\"refused\""));
+    }
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn metrics_have_the_names_labels_and_values_of_etcds_own_proxy() {
+    let Some(tools) = &*TOOLS else { return };
+    let server = Server::start(&tools.reference, &[]).await.unwrap();
+    let (_etcds, client) = Etcds::start(&server, &[]).await.unwrap();
+    let theirs = counted(&client).await;
+    let server = Server::start(&tools.ours, &[]).await.unwrap();
+    let client = start(config(&server)).await;
+    client.range(get("none")).await.unwrap();
+    assert_eq!(counted(&client).await, theirs);
+}
+
+#[tokio::test]
+async fn profiles_are_for_who_has_switched_them_on_and_not_at_the_address_for_metrics() {
+    let Some(tools) = &*TOOLS else { return };
+    let server = Server::start(&tools.ours, &[]).await.unwrap();
+    let own =
+        async |config: grpc_proxy::Config| start(config).await.endpoints()[0].parse::<SocketAddr>().unwrap();
+    let ask =
+        async |at: SocketAddr, method: &str, path: &str| http::request(at, method, path, "").await.unwrap();
+
+    let without = own(config(&server)).await;
+    assert_eq!(ask(without, "GET", "/debug/pprof/").await.status, "404 Not Found");
+
+    let metrics = Ports::next();
+    let with = own(grpc_proxy::Config {
+        profiles: true,
+        listen_metrics: Some(format!("http://127.0.0.1:{metrics}")),
+        ..config(&server)
+    })
+    .await;
+    let profile = ask(with, "GET", "/debug/pprof/profile?seconds=1").await;
+    assert_eq!(profile.header("content-type"), Some("application/octet-stream"));
+    assert!(profile.status == "200 OK" && !profile.body.is_empty());
+    for (path, status) in [
+        ("", "200 OK"),
+        ("cmdline", "200 OK"),
+        ("symbol", "200 OK"),
+        ("heap", "404 Not Found"),
+    ] {
+        let page = ask(with, "GET", &format!("/debug/pprof/{path}")).await;
+        assert_eq!(page.status, status, "{path}");
+    }
+    let metrics = SocketAddr::from(([127, 0, 0, 1], metrics));
+    assert_eq!(ask(metrics, "GET", "/debug/pprof/").await.status, "404 Not Found");
+    for path in ["/metrics", "/proxy/metrics", "/health"] {
+        assert_eq!(ask(metrics, "GET", path).await.status, "200 OK", "{path}");
+    }
+    for path in ["/health", "/proxy/health"] {
+        let refusal = ask(metrics, "POST", path).await;
+        assert_eq!(
+            (&*refusal.status, refusal.header("allow")),
+            ("405 Method Not Allowed", Some("GET"))
+        );
+    }
+}
+
+/// Pings until the proxy has had enough of it, or has answered all of them.
+async fn ping(at: SocketAddr, count: usize) -> Result<(), String> {
+    let mut socket = TcpStream::connect(at).await.unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    for _ in 0..count {
+        bytes.extend([0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+    socket.write_all(&bytes).await.unwrap();
+    let mut answered = 0;
+    while answered < count {
+        let mut head = [0; 9];
+        socket
+            .read_exact(&mut head)
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut body = vec![0; usize::from(head[2])];
+        socket
+            .read_exact(&mut body)
+            .await
+            .map_err(|error| error.to_string())?;
+        match head[3] {
+            6 => answered += 1,
+            // Its reason is behind the last stream and the code.
+            7 => return Err(String::from_utf8_lossy(&body[8..]).into_owned()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_pings_too_often_is_cut_off_if_that_is_wanted() {
+    let Some(tools) = &*TOOLS else { return };
+    let server = Server::start(&tools.ours, &[]).await.unwrap();
+    let patient = start(config(&server)).await;
+    let strict = start(grpc_proxy::Config {
+        ping_pause: Some(Duration::from_secs(60)),
+        ..config(&server)
+    })
+    .await;
+    let at = |client: &Client| client.endpoints()[0].parse().unwrap();
+    assert_eq!(ping(at(&patient), 100).await, Ok(()));
+    assert_eq!(ping(at(&strict), 100).await, Err("too_many_pings".into()));
+}
+
+/// Writes by either proxy, and after each both read the same. Theirs and ours share the keys by which they agree who
+/// remembers what.
+#[tokio::test]
+async fn proxies_that_remember_what_they_own_agree_with_each_other_and_with_etcds_own() {
+    const PREFIX: &str = "leasing/";
+    for server in servers().await {
+        let leasing = || grpc_proxy::Config {
+            leasing_prefix: Some(PREFIX.into()),
+            ..config(&server)
+        };
+        let (one, two) = (start(leasing()).await, start(leasing()).await);
+        let flag = format!("--experimental-leasing-prefix={PREFIX}");
+        let Some((_etcds, theirs)) = Etcds::start(&server, &[&flag]).await else {
+            return;
+        };
+        let direct = Client::connect(Config::new([server.endpoint()])).await.unwrap();
+        let read = async |client: &Client, key: &str| {
+            let found = client.range(get(key)).await.unwrap().kvs;
+            found.first().map(|kv| kv.value.clone())
+        };
+        let proxies = [&one, &two, &theirs];
+        for (turn, owner) in proxies.into_iter().enumerate() {
+            let keys = ["a", "b"].map(|key| format!("{turn}{key}"));
+            for key in &keys {
+                let inside = get(&format!("{PREFIX}{key}"));
+                while direct.range(inside.clone()).await.unwrap().kvs.is_empty() {
+                    read(owner, key).await;
+                }
+            }
+            let all_read = async |expected: Option<&str>| {
+                for (reader, key) in proxies
+                    .iter()
+                    .flat_map(|reader| keys.iter().map(move |key| (reader, key)))
+                {
+                    let found = read(reader, key).await;
+                    assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{turn} {key}");
+                }
+            };
+            for (step, writer) in proxies.into_iter().enumerate() {
+                let value = format!("{turn} {step}");
+                writer.put(put(&keys[0], &value)).await.unwrap();
+                let puts = keys.each_ref().map(|key| RequestOp {
+                    request: Some(request_op::Request::RequestPut(put(key, &value))),
+                });
+                let txn = TxnRequest {
+                    success: puts.into(),
+                    ..TxnRequest::default()
+                };
+                writer.txn(txn).await.unwrap();
+                all_read(Some(&value)).await;
+                let delete = DeleteRangeRequest {
+                    key: keys[0].clone().into(),
+                    range_end: format!("{turn}c").into(),
+                    ..DeleteRangeRequest::default()
+                };
+                assert_eq!(writer.delete_range(delete).await.unwrap().deleted, 2);
+                all_read(None).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn proxies_are_registered_where_etcds_own_are_and_list_each_other() {
+    for server in servers().await {
+        let flags = ["--resolver-prefix=proxies", "--resolver-ttl=60"];
+        let Some((_etcds, theirs)) = Etcds::start(&server, &flags).await else {
+            return;
+        };
+        let mut config = config(&server);
+        config.advertised = Some(config.listen.clone());
+        config.register = Some(Register {
+            prefix: "proxies".into(),
+            ttl_secs: 60,
+        });
+        let ours = start(config).await;
+        let mut both = [ours.endpoints(), theirs.endpoints()].concat();
+        both.sort();
+        for client in [&ours, &theirs] {
+            let listed = async || {
+                let list = client
+                    .member_list(MemberListRequest::default())
+                    .await
+                    .unwrap()
+                    .members;
+                let mut urls: Vec<_> = list.into_iter().flat_map(|member| member.client_ur_ls).collect();
+                urls.sort();
+                urls
+            };
+            // Theirs hears of it by and by.
+            while listed().await != both {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use client::Client;
+use client::leasing::Leasing;
+use client::{Client, Error};
 use futures_util::stream::{BoxStream, unfold};
 use grpc::etcdserverpb::kv_server::Kv;
 use proto::etcdserverpb::request_op;
@@ -15,6 +16,8 @@ use super::order::Order;
 
 pub struct Keys {
     pub client: Client,
+    /// If keys are read that this proxy owns.
+    pub leasing: Option<Leasing>,
     pub cache: Arc<Cache>,
     /// If answers are not to go back in time.
     pub order: Option<Order>,
@@ -33,8 +36,11 @@ impl Kv for Keys {
                 Err(changes) => changes,
             },
         };
-        let ask = || client.range(range.clone());
+        let keys = self.by(&client);
+        let ask = || keys.range(range.clone());
         let found = match &self.order {
+            // Nobody is behind what all agree on.
+            Some(order) if !range.serializable => order.note(ask().await.map_err(status)?),
             Some(order) => order.keep(client.endpoints().len(), ask).await?,
             None => ask().await.map_err(status)?,
         };
@@ -60,7 +66,7 @@ impl Kv for Keys {
         let client = for_call(&self.client, &request);
         let put = request.into_inner();
         let key = put.key.clone();
-        let done = client.put(put).await;
+        let done = self.by(&client).put(put).await;
         // It may have been carried out even if that is not known.
         self.cache.forget(&key, b"");
         answer(done)
@@ -73,7 +79,7 @@ impl Kv for Keys {
         let client = for_call(&self.client, &request);
         let delete = request.into_inner();
         let (key, end) = (delete.key.clone(), delete.range_end.clone());
-        let done = client.delete_range(delete).await;
+        let done = self.by(&client).delete_range(delete).await;
         self.cache.forget(&key, &end);
         answer(done)
     }
@@ -81,7 +87,7 @@ impl Kv for Keys {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let client = for_call(&self.client, &request);
         let txn = request.into_inner();
-        let done = client.txn(txn.clone()).await;
+        let done = self.by(&client).txn(txn.clone()).await;
         forget_txn(&self.cache, &txn);
         answer(done)
     }
@@ -94,6 +100,53 @@ impl Kv for Keys {
         let done = client.compact(request.into_inner()).await;
         self.cache.clear();
         answer(done)
+    }
+}
+
+impl Keys {
+    fn by<'a>(&self, client: &'a Client) -> By<'a> {
+        match &self.leasing {
+            Some(leasing) => By::Leasing(leasing.by(client)),
+            None => By::Client(client),
+        }
+    }
+}
+
+/// Who is asked.
+enum By<'a> {
+    /// The cluster.
+    Client(&'a Client),
+    /// The cluster, but for what is owned.
+    Leasing(Leasing),
+}
+
+impl By<'_> {
+    async fn range(&self, range: RangeRequest) -> Result<RangeResponse, Error> {
+        match self {
+            By::Client(client) => client.range(range).await,
+            By::Leasing(leasing) => leasing.range(range).await,
+        }
+    }
+
+    async fn put(&self, put: PutRequest) -> Result<PutResponse, Error> {
+        match self {
+            By::Client(client) => client.put(put).await,
+            By::Leasing(leasing) => leasing.put(put).await,
+        }
+    }
+
+    async fn delete_range(&self, delete: DeleteRangeRequest) -> Result<DeleteRangeResponse, Error> {
+        match self {
+            By::Client(client) => client.delete_range(delete).await,
+            By::Leasing(leasing) => leasing.delete_range(delete).await,
+        }
+    }
+
+    async fn txn(&self, txn: TxnRequest) -> Result<TxnResponse, Error> {
+        match self {
+            By::Client(client) => client.txn(txn).await,
+            By::Leasing(leasing) => leasing.txn(txn).await,
+        }
     }
 }
 

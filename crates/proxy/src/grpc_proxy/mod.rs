@@ -8,15 +8,20 @@ mod calls;
 mod kv;
 mod lease;
 mod members;
+mod metered;
 mod order;
 mod pages;
 mod watch;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use calm::{Calm, Chatter, Debts, Overdue};
 use client::Client;
+use client::leasing::Leasing;
 use client::srv::Target;
 use grpc::etcdserverpb::cluster_server::ClusterServer;
 use grpc::etcdserverpb::kv_server::KvServer;
@@ -43,8 +48,9 @@ use cache::Cache;
 use kv::Keys;
 use lease::Leases;
 use members::Members;
+use metered::Calls;
 use order::Order;
-use pages::Pages;
+use pages::{HealthCounts, Pages};
 use watch::{Sources, Watches};
 
 pub use members::Register;
@@ -52,12 +58,19 @@ pub use members::Register;
 /// How long a connection may take to say its first word, or to shake hands.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
+/// How long a client may leave what it has asked for in the socket's way.
+const STUCK: Duration = Duration::from_secs(30);
+/// How long a connection that is ended has to say so.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a sign of life is waited for if there is no limit.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What a proxy is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where it listens: `host:port`.
     pub listen: String,
-    /// Where it listens for metrics and health alone.
+    /// Where it listens for metrics and health alone: a URL, `https` with the same certificate.
     pub listen_metrics: Option<String>,
     /// How it talks to the cluster; the namespace is in there too.
     pub cluster: client::Config,
@@ -73,10 +86,16 @@ pub struct Config {
     pub streams_max: Option<u32>,
     /// Silence on a connection after which a client is asked for a sign of life.
     pub keep_alive_interval: Option<Duration>,
-    /// How long that may take.
-    pub keep_alive_timeout: Duration,
+    /// How long that may take; for ever without.
+    pub keep_alive_timeout: Option<Duration>,
+    /// How long clients have to wait between two signs of life that they ask for; any time without.
+    pub ping_pause: Option<Duration>,
+    /// Whether profiles are served.
+    pub profiles: bool,
     /// Whether the revisions of answers never go back.
     pub keeps_order: bool,
+    /// What keys begin with by which proxies tell each other what they remember; nothing is remembered without.
+    pub leasing_prefix: Option<String>,
     /// Whether each call is logged.
     pub logs_calls: bool,
 }
@@ -96,13 +115,22 @@ pub async fn run(mut config: Config, ready: impl FnOnce()) -> Result<(), ProxyEr
         "listening for gRPC proxy client requests"
     );
     let metrics = match &config.listen_metrics {
-        Some(address) => Some(listen(address.split_once("://").map_or(&**address, |(_, rest)| rest)).await?),
+        Some(url) => Some(listen(url.split_once("://").map_or(&**url, |(_, rest)| rest)).await?),
         None => None,
     };
     let proxy = Arc::new(Proxy::new(&config).await?);
-    if let Some(listener) = metrics {
-        info!("gRPC proxy server metrics URL serving");
-        tokio::spawn(proxy.clone().accept(listener, Offer::Pages));
+    if let (Some(listener), Some(url)) = (metrics, &config.listen_metrics) {
+        let tls = match (url.starts_with("https://"), &proxy.tls) {
+            (true, None) => {
+                return Err(ProxyError::Tls(format!(
+                    "cannot listen on TLS for {url}: no certificate"
+                )));
+            }
+            (true, tls) => tls.clone(),
+            (false, _) => None,
+        };
+        info!(address = url, "gRPC proxy listening for metrics");
+        tokio::spawn(proxy.clone().accept(listener, Offer::Pages, tls));
     }
     if let (Some(register), Some(address)) = (config.register, config.advertised) {
         tokio::spawn(members::stay_registered(
@@ -113,7 +141,8 @@ pub async fn run(mut config: Config, ready: impl FnOnce()) -> Result<(), ProxyEr
     }
     info!(address = config.listen, "started gRPC proxy");
     ready();
-    proxy.accept(listener, Offer::Everything).await;
+    let tls = proxy.tls.clone();
+    proxy.accept(listener, Offer::Everything, tls).await;
     Ok(())
 }
 
@@ -145,6 +174,7 @@ enum Offer {
 struct Proxy {
     tls: Option<tls::Server>,
     builder: Builder<TokioExecutor>,
+    chatter: Chatter,
     logs_calls: bool,
     pages: Pages,
     kv: KvServer<Keys>,
@@ -175,12 +205,15 @@ impl Proxy {
         };
         let (cache, sources) = (Arc::new(Cache::default()), Arc::new(Sources::default()));
         let upstream = config.cluster.tls.as_ref();
+        let leasing = config.leasing_prefix.clone();
         Ok(Proxy {
             tls: config.tls.as_ref().map(server).transpose()?,
             builder: builder(config),
+            chatter: Chatter::usual(config.ping_pause),
             logs_calls: config.logs_calls,
             kv: KvServer::new(Keys {
                 client: client.clone(),
+                leasing: leasing.map(|prefix| Leasing::new(&client, prefix)),
                 cache: cache.clone(),
                 order: config.keeps_order.then(Order::default),
             }),
@@ -200,21 +233,24 @@ impl Proxy {
                     .transpose()?,
                 client,
                 own,
+                profiles: config.profiles,
+                health: HealthCounts::default(),
+                calls: Calls::default(),
                 cache,
                 sources,
             },
         })
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, offer: Offer) {
+    async fn accept(self: Arc<Self>, listener: TcpListener, offer: Offer, tls: Option<tls::Server>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         // It is never closed.
         while let Ok(place) = places.clone().acquire_owned().await {
             match listener.accept().await {
                 Ok((socket, _)) => {
-                    let proxy = self.clone();
+                    let (proxy, tls) = (self.clone(), tls.clone());
                     tokio::spawn(async move {
-                        proxy.secure(socket, offer).await;
+                        proxy.secure(socket, offer, tls).await;
                         drop(place);
                     });
                 }
@@ -226,15 +262,15 @@ impl Proxy {
         }
     }
 
-    async fn secure(self: Arc<Self>, socket: TcpStream, offer: Offer) {
+    async fn secure(self: Arc<Self>, socket: TcpStream, offer: Offer, tls: Option<tls::Server>) {
         // Fails only for a connection that is broken, which shows by itself.
         let _ = socket.set_nodelay(true);
-        match &self.tls {
+        match tls {
             None => match timeout(FIRST_WORD, socket.peek(&mut [0])).await {
                 Ok(Ok(_)) => self.serve(socket, offer).await,
                 _ => drop(socket),
             },
-            Some(tls) => match timeout(FIRST_WORD, tls.clone().accept(socket)).await {
+            Some(tls) => match timeout(FIRST_WORD, tls.accept(socket)).await {
                 Ok(Ok((socket, _))) => self.serve(socket, offer).await,
                 Ok(Err(error)) => warn!(error = tls::describe(&error), "rejected connection"),
                 Err(_) => {}
@@ -252,19 +288,36 @@ impl Proxy {
             let proxy = proxy.clone();
             async move { Ok::<_, Infallible>(proxy.answer(request, offer).await) }
         });
-        // How a connection ends is the client's affair.
-        let _ = self.builder.serve_connection(TokioIo::new(socket), service).await;
+        let (debts, overdue) = (Debts::new(STUCK), Overdue::default());
+        let socket = Calm::new(socket, self.chatter, debts.clone(), overdue.clone());
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(socket), service));
+        tokio::select! {
+            // How a connection ends is the client's affair.
+            _ = connection.as_mut() => {}
+            () = debts.overdue() => {
+                overdue.store(true, Ordering::Relaxed);
+                // It sees that now. What it still has to say then fails.
+                let _ = timeout(FAREWELL, connection).await;
+            }
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>, offer: Offer) -> Response<Body> {
         let content = request.headers().get(http::header::CONTENT_TYPE);
         let is_call = content.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        let path = request.uri().path().to_owned();
         if !is_call || offer == Offer::Pages {
-            return self.pages.answer(&path).await;
+            return self.pages.answer(request.into_parts().0, offer).await;
         }
+        let path = request.uri().path().to_owned();
         let begin = Instant::now();
-        let answer = self.call(&path, request.map(Body::new)).await;
+        let request = request.map(Body::new);
+        let answer = match self.pages.calls.find(&path) {
+            None => self.call(&path, request).await,
+            Some(call) => {
+                let request = request.map(|body| metered::request(&call, body));
+                metered::answer(&call, self.call(&path, request).await)
+            }
+        };
         if self.logs_calls {
             let status = answer
                 .headers()
@@ -322,6 +375,6 @@ fn builder(config: &Config) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.streams_max)
         .keep_alive_interval(config.keep_alive_interval)
-        .keep_alive_timeout(config.keep_alive_timeout);
+        .keep_alive_timeout(config.keep_alive_timeout.unwrap_or(FOR_EVER));
     builder
 }

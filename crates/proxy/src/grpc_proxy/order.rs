@@ -20,6 +20,13 @@ const TURNS: usize = 5;
 pub struct Order(AtomicI64);
 
 impl Order {
+    /// From now on no answer is older than this one.
+    pub fn note(&self, found: RangeResponse) -> RangeResponse {
+        let revision = found.header.as_ref().map_or(0, |header| header.revision);
+        self.0.fetch_max(revision, Relaxed);
+        found
+    }
+
     /// Asks again, `members` take turns, until an answer is no older than one before.
     pub async fn keep<F>(&self, members: usize, ask: impl Fn() -> F) -> Result<RangeResponse, Status>
     where

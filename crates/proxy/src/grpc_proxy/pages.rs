@@ -1,15 +1,17 @@
-//! What is served over HTTP/1: metrics of the cluster and of the proxy, and whether they are well.
+//! What is served over HTTP/1: metrics of the cluster and of the proxy, whether they are well, and profiles.
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use client::srv::Target;
 use client::{Client, Error};
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper_util::rt::TokioIo;
 use proto::etcdserverpb::{RangeRequest, WatchCreateRequest};
 use serde::Serialize;
@@ -18,8 +20,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::body::Body;
+use tracing::warn;
 
+use super::Offer;
 use super::cache::Cache;
+use super::metered::Calls;
 use super::watch::Sources;
 use crate::endpoints;
 
@@ -34,14 +39,25 @@ const SCRAPE_BYTES_MAX: usize = 64 << 20;
 pub const HTTP1: tls::Alpn = &[b"http/1.1"];
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4";
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 pub struct Pages {
     pub client: Client,
     /// A client of the proxy itself, if it is known where that is.
     pub own: Option<Client>,
     pub tls: Option<tls::Client>,
+    pub profiles: bool,
+    pub health: HealthCounts,
+    pub calls: Calls,
     pub cache: Arc<Cache>,
     pub sources: Arc<Sources>,
+}
+
+/// How often it was said that the cluster or the proxy is well, and that it is not.
+#[derive(Default)]
+pub struct HealthCounts {
+    success: AtomicU64,
+    failures: AtomicU64,
 }
 
 #[derive(Serialize)]
@@ -51,18 +67,35 @@ struct Health {
 }
 
 impl Pages {
-    pub async fn answer(&self, path: &str) -> Response<Body> {
+    pub async fn answer(&self, request: Parts, offer: Offer) -> Response<Body> {
+        let path = request.uri.path();
+        let profile = path
+            .strip_prefix("/debug/pprof/")
+            .filter(|_| self.profiles && offer == Offer::Everything);
+        if let Some(name) = profile {
+            let query = request.uri.query().unwrap_or_default();
+            return insight::page(name, query)
+                .await
+                .map(|body| Body::new(Full::new(body)));
+        }
         match path {
             "/metrics" => self.cluster_metrics().await,
             "/proxy/metrics" => page(StatusCode::OK, METRICS_TYPE, self.metrics()),
-            "/health" => health(read(&self.client).await),
-            "/proxy/health" => health(self.own_health().await),
-            _ => page(
-                StatusCode::NOT_FOUND,
-                "text/plain; charset=utf-8",
-                "404 page not found\n".into(),
-            ),
+            "/health" | "/proxy/health" if request.method != Method::GET => method_not_allowed(),
+            "/health" => self.show(read(&self.client).await),
+            "/proxy/health" => self.show(self.own_health().await),
+            _ => page(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n".into()),
         }
+    }
+
+    fn show(&self, health: Result<(), String>) -> Response<Body> {
+        let counts = &self.health;
+        let counter = match &health {
+            Ok(()) => &counts.success,
+            Err(_) => &counts.failures,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        health_page(health)
     }
 
     async fn own_health(&self) -> Result<(), String> {
@@ -79,50 +112,65 @@ impl Pages {
         }
     }
 
+    /// What is counted here. etcd's proxy also shows the names of its servers' metrics, all of them zero.
     fn metrics(&self) -> String {
+        let mut text = String::new();
+        for (name, kind, help, value) in self.numbers() {
+            write_number(&mut text, &format!("etcd_{name}"), kind, help, value as f64);
+        }
+        self.calls.write(&mut text);
+        for (number, value) in insight::process::measured() {
+            write_number(&mut text, number.name, number.kind, number.help, value);
+        }
+        text
+    }
+
+    fn numbers(&self) -> [(&'static str, &'static str, &'static str, u64); 7] {
         let counts = self.cache.counts();
-        let rows = [
+        [
             (
-                "cache_hits_total",
+                "grpc_proxy_cache_hits_total",
                 "gauge",
                 "Total number of cache hits",
                 counts.hits,
             ),
             (
-                "cache_keys_total",
+                "grpc_proxy_cache_keys_total",
                 "gauge",
                 "Total number of keys/ranges cached",
                 counts.keys as u64,
             ),
             (
-                "cache_misses_total",
+                "grpc_proxy_cache_misses_total",
                 "gauge",
                 "Total number of cache misses",
                 counts.misses,
             ),
             (
-                "events_coalescing_total",
+                "grpc_proxy_events_coalescing_total",
                 "counter",
                 "Total number of events coalescing",
                 self.sources.events.load(Ordering::Relaxed),
             ),
             (
-                "watchers_coalescing_total",
+                "grpc_proxy_watchers_coalescing_total",
                 "gauge",
                 "Total number of current watchers coalescing",
                 self.sources.coalescing() as u64,
             ),
-        ];
-        rows.iter()
-            .fold(String::new(), |mut text, (name, kind, help, value)| {
-                let name = format!("etcd_grpc_proxy_{name}");
-                // A string takes everything.
-                let _ = write!(
-                    text,
-                    "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
-                );
-                text
-            })
+            (
+                "server_health_failures",
+                "counter",
+                "The total number of failed health checks",
+                self.health.failures.load(Ordering::Relaxed),
+            ),
+            (
+                "server_health_success",
+                "counter",
+                "The total number of successful health checks",
+                self.health.success.load(Ordering::Relaxed),
+            ),
+        ]
     }
 
     async fn cluster_metrics(&self) -> Response<Body> {
@@ -130,7 +178,7 @@ impl Pages {
             Some(text) => page(StatusCode::OK, METRICS_TYPE, text),
             None => page(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "text/plain; charset=utf-8",
+                PLAIN,
                 "Internal server error\n".into(),
             ),
         }
@@ -183,32 +231,40 @@ async fn read(client: &Client) -> Result<(), String> {
     }
 }
 
-fn health(health: Result<(), String>) -> Response<Body> {
-    let (code, health) = match health {
-        Ok(()) => (
-            StatusCode::OK,
-            Health {
-                health: "true",
-                reason: String::new(),
-            },
-        ),
-        Err(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Health {
-                health: "false",
-                reason,
-            },
-        ),
+fn health_page(health: Result<(), String>) -> Response<Body> {
+    let text = |health, reason| {
+        // It has nothing that JSON has not.
+        serde_json::to_string(&Health { health, reason }).unwrap_or_default()
     };
-    // It has nothing that JSON has not.
-    let text = serde_json::to_string(&health).unwrap_or_default();
-    page(code, "application/json", text)
+    match health {
+        Ok(()) => page(StatusCode::OK, PLAIN, text("true", String::new())),
+        Err(reason) => {
+            warn!(reason, "serving /health false");
+            let text = format!("{}\n", text("false", reason));
+            page(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text)
+        }
+    }
+}
+
+fn method_not_allowed() -> Response<Body> {
+    let mut page = page(
+        StatusCode::METHOD_NOT_ALLOWED,
+        PLAIN,
+        "Method Not Allowed\n".into(),
+    );
+    page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    page
+}
+
+fn write_number(text: &mut String, name: &str, kind: &str, help: &str, value: f64) {
+    // A string takes everything.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
 }
 
 fn page(code: StatusCode, kind: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(http_body_util::Full::new(Bytes::from(text))));
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
     *response.status_mut() = code;
-    let kind = http::HeaderValue::from_static(kind);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }

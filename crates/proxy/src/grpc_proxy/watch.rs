@@ -44,8 +44,8 @@ pub struct Watches {
 #[derive(Default)]
 pub struct Sources {
     ranges: Mutex<HashMap<(Bytes, Bytes), Weak<Source>>>,
-    /// Events that came once and went to several.
-    pub events: AtomicU64,
+    /// Answers that the cluster did not have to send, because the same went to several.
+    pub events: Arc<AtomicU64>,
 }
 
 /// A range that is watched for all who follow.
@@ -230,15 +230,18 @@ impl Watchers {
                     header.revision = next - 1;
                 }
                 follower.next = next;
-                Feed::Source(followed.events, followed.source)
+                Feed::Source {
+                    events: followed.events,
+                    _source: followed.source,
+                }
             }
             _ => Feed::Own(follower.alone().await?),
         };
         let begin = Arc::new(Notify::new());
-        let (sources, sent, begins) = (self.sources.clone(), follower.sent.clone(), begin.clone());
+        let (sent, begins) = (follower.sent.clone(), begin.clone());
         let task = tokio::spawn(async move {
             begins.notified().await;
-            follower.run(feed, &sources).await;
+            follower.run(feed).await;
         });
         Ok((header, Running { task, sent, source }, begin))
     }
@@ -319,7 +322,14 @@ impl Sources {
         let watcher = client.watch(open).await?;
         let (events, _) = broadcast::channel(BEHIND_MAX);
         let (seen, asked) = (Arc::new(Mutex::new(revision)), Arc::new(Notify::new()));
-        let task = tokio::spawn(feed(watcher, events.clone(), seen.clone(), asked.clone()));
+        let feed = feed(
+            watcher,
+            events.clone(),
+            seen.clone(),
+            asked.clone(),
+            self.events.clone(),
+        );
+        let task = tokio::spawn(feed);
         let source = Arc::new(Source {
             seen,
             events,
@@ -358,6 +368,7 @@ async fn feed(
     events: broadcast::Sender<Arc<WatchResponse>>,
     seen: Arc<Mutex<i64>>,
     asked: Arc<Notify>,
+    saved: Arc<AtomicU64>,
 ) {
     loop {
         tokio::select! {
@@ -368,7 +379,8 @@ async fn feed(
                 let mut seen = seen.lock();
                 *seen = (*seen).max(last_revision(&answer));
                 // Without followers it is about to end.
-                let _ = events.send(Arc::new(answer));
+                let followers = events.send(Arc::new(answer)).unwrap_or(0) as u64;
+                saved.fetch_add(followers.saturating_sub(1), Ordering::Relaxed);
             }
             () = asked.notified() => {
                 // A watcher that has ended says so itself.
@@ -387,7 +399,11 @@ fn last_revision(answer: &WatchResponse) -> i64 {
 
 /// Where a watcher's events come from.
 enum Feed {
-    Source(broadcast::Receiver<Arc<WatchResponse>>, Arc<Source>),
+    /// From a source, which lasts as long as somebody follows it.
+    Source {
+        events: broadcast::Receiver<Arc<WatchResponse>>,
+        _source: Arc<Source>,
+    },
     Own(Watcher),
 }
 
@@ -415,18 +431,11 @@ impl Follower {
         self.client.watch(create).await
     }
 
-    async fn run(mut self, mut feed: Feed, sources: &Sources) {
+    async fn run(mut self, mut feed: Feed) {
         let error = loop {
             let answer = match &mut feed {
-                Feed::Source(events, source) => match events.recv().await {
-                    Ok(answer) => {
-                        if source.events.receiver_count() > 1 {
-                            sources
-                                .events
-                                .fetch_add(answer.events.len() as u64, Ordering::Relaxed);
-                        }
-                        WatchResponse::clone(&answer)
-                    }
+                Feed::Source { events, .. } => match events.recv().await {
+                    Ok(answer) => WatchResponse::clone(&answer),
                     // It is behind, or the source has ended.
                     Err(_) => match self.alone().await {
                         Ok(watcher) => {
