@@ -22,10 +22,9 @@
 //!
 //! The test files that use this crate: `tests/scripts.rs` (gRPC and HTTP), `tests/gateway.rs` (JSON over HTTP),
 //! `tests/metrics.rs` (what dashboards look for), `tests/traces.rs` (spans for a collector),
-//! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/our_tools.rs` (ours
-//! beside them), `tests/discovery.rs`
-//! (members that find each other, see
-//! [`discovery`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
+//! `tests/etcdctl.rs` (the real `etcdctl` and `etcdutl` at work on our server and its snapshots), `tests/our_tools.rs`
+//! (ours beside them), `tests/discovery.rs` (members that find each other, see [`discovery`], and clients that find members,
+//! see [`records`]), `tests/divergence.rs` (a member whose data differs is named), `tests/tls.rs` (see [`tls_matrix`],
 //! [`rotation`] and [`confined`]), `tests/matrix.rs` (every call by every kind of caller, see [`identities`]),
 //! `tests/settings.rs` (files of settings), `tests/tokens.rs` (JWT), `tests/rude.rs` (secrets, and requests that should do nothing),
 //! `tests/crash.rs` (`kill -9` under load), `tests/cluster.rs` (three members, see [`faults`] and [`migration`]). The
@@ -71,6 +70,7 @@ pub mod migration;
 pub mod network;
 pub mod probe;
 pub mod recipes;
+pub mod records;
 pub mod rotation;
 pub mod scrape;
 pub mod script;

@@ -3,15 +3,24 @@
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use conformance::discovery;
 use conformance::harness::{self, Stop, Work};
+use conformance::{discovery, records};
 
 fn main() -> ExitCode {
     let register: Work = Box::new(|tools| Ok(harness::runtime()?.block_on(discovery::on_a_register(tools))?));
+    let clients: Work = Box::new(|tools| {
+        let _alone = DNS.lock().unwrap_or_else(PoisonError::into_inner);
+        discovery::srv_is_possible().map_err(Stop::Impossible)?;
+        Ok(harness::runtime()?.block_on(records::all_find_members(tools))?)
+    });
     harness::run(vec![
         (
             "ours_and_a_real_member_found_a_cluster_on_a_real_members_register".to_owned(),
             register,
+        ),
+        (
+            "gateways_proxies_and_etcdctl_find_members_by_srv_records".to_owned(),
+            clients,
         ),
         srv(
             "a_real_member_finds_two_of_ours_by_srv_records",
