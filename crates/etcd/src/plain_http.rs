@@ -63,7 +63,8 @@ pub fn request(address: &str, target: &str, body: &str) -> io::Result<Answer> {
     Ok(Answer::parse(&answer))
 }
 
-fn connect(address: &str) -> io::Result<TcpStream> {
+/// Connects to the first of a name's addresses that can be reached.
+pub fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for found in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&found, PATIENCE) {

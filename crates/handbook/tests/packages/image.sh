@@ -15,7 +15,7 @@ shown '{{json .Config}}'
 [ "$(shown '{{json .Config.ExposedPorts}}')" = '{"2379/tcp":{},"2380/tcp":{},"2381/tcp":{}}' ]
 [ "$(shown '{{json .Config.Healthcheck.Test}}')" = '["CMD","/usr/local/bin/etcd","healthcheck"]' ]
 alone=(--network none --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 --health-interval=disable)
-trap 'engine rm -f etcd1; engine volume rm data' EXIT
+trap 'engine rm -f etcd1 etcd2; engine volume rm data' EXIT
 engine run -d --name etcd1 "${alone[@]}" --cap-drop=ALL --security-opt no-new-privileges --read-only \
     -v data:/var/lib/etcd localhost/keelson
 until engine logs etcd1 2>&1 | grep 'ready to serve client requests'; do sleep 0.2; done
@@ -25,6 +25,11 @@ engine stop -t 30 etcd1
 [ "$(engine inspect etcd1 --format '{{.State.ExitCode}}')" = 0 ]
 engine start etcd1
 until engine exec etcd1 etcdctl get a | grep '^1$'; do sleep 0.2; done
+# Flags count as variables do: this one has no other plain listener.
+engine run -d --name etcd2 "${alone[@]}" localhost/keelson etcd --listen-metrics-urls=http://127.0.0.1:2999 \
+    --auto-tls --listen-client-urls=https://127.0.0.1:2379 --advertise-client-urls=https://127.0.0.1:2379
+until engine logs etcd2 2>&1 | grep 'ready to serve client requests'; do sleep 0.2; done
+engine healthcheck run etcd2
 # The ways in which people start etcd's image.
 for words in "etcd --version" "/usr/local/bin/etcd --version" "/usr/local/bin/etcdctl version" "etcdutl version"; do
     engine run --rm "${alone[@]}" localhost/keelson $words
