@@ -29,13 +29,14 @@ const HOSTS: [(&str, &str); 10] = [
 const PATIENCE_SECS: &str = "240";
 
 /// What every script begins with. `ready FILE COUNT PID` waits until that many servers say in that file that they serve,
-/// or until the process is gone.
+/// or until the process is gone. `fails COMMAND` is good if the command is not: `! COMMAND` never ends a script.
 const PRELUDE: &str = r#"
 set -eEuo pipefail
 mount --bind "$HERE/hosts" /etc/hosts
 ip link set lo up
 ip addr add 192.0.2.11/32 dev lo
 cd "$HERE/work"
+fails() { if "$@"; then return 1; fi; }
 ready() {
     local count=0
     touch "$1"

@@ -32,7 +32,7 @@ etcd healthcheck http://127.0.0.1:2381
 [ "$(stat -c '%U:%G %a' /var/lib/etcd /var/lib/etcd/default | uniq)" = 'etcd:etcd 700' ]
 [ "$(ps -o user=,ni= -C etcd | xargs)" = 'etcd -5' ]
 # The unit's own walls leave the server's walls standing.
-! journalctl -u etcd -o cat | grep 'files are not confined'
+journalctl -u etcd -o cat | grep 'files are confined'
 pid() { systemctl show -P MainPID etcd; }
 killed=$(pid)
 kill -9 "$killed"
@@ -50,7 +50,7 @@ dpkg -r etcd-server
 [ "$(systemctl is-active etcd)" = inactive ]
 dpkg -P etcd-server
 test -d /var/lib/etcd/default/member
-! test -e /etc/default/etcd
+[ ! -e /etc/default/etcd ]
 T
 cat >"$root/etc/systemd/system/trial.service" <<'U'
 [Unit]

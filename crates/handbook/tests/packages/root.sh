@@ -24,7 +24,7 @@ inside() {
     run etcdctl "${certificates[@]}" --endpoints=https://etcd1:2379 get a | grep '^1$'
     # Without authorities, plain connections are good, and no certificate is believed.
     run etcdctl --endpoints=http://127.0.0.13:2379 get a | grep '^1$'
-    ! run etcdctl --endpoints=https://etcd1:2379 get a
+    if run etcdctl --endpoints=https://etcd1:2379 get a; then return 1; fi
     # Other sources of names that a machine may have are passed over.
     echo 'hosts: files mdns4_minimal [NOTFOUND=return] resolve dns myhostname' >root/etc/nsswitch.conf
     run etcdctl "${certificates[@]}" --endpoints=https://etcd2.example:2379 endpoint health
@@ -36,7 +36,7 @@ inside() {
 cd "$HERE"
 mkdir -p root/{usr/local/bin,etc,dev,pki}
 for program in etcd etcdctl etcdutl; do
-    ! ldd "$KEELSON_STATIC/$program"
+    ldd "$KEELSON_STATIC/$program" 2>&1 | grep -E 'statically linked|not a dynamic executable'
     cp "$KEELSON_STATIC/$program" root/usr/local/bin/
 done
 # Every container has these.
