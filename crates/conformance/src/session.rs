@@ -20,7 +20,7 @@
 //! | `start members=3 [FLAG=VALUE…]` | starts a cluster, see below |
 //! | `join`, `gone` | starts a member that was added; waits for one that was removed to end by itself |
 //! | `wait TEXT` | the next command is given again and again as long as its answer has TEXT in it: some rules count the seconds since members found each other |
-//! | `authenticate NAME PASSWORD`, `as NAME` | signs in; makes the calls that follow those of a user who has signed in, or of `nobody`; `token=TEXT` shows that token instead, `key=authorization` in that metadata |
+//! | `authenticate NAME PASSWORD`, `as NAME` | signs in; makes the calls that follow those of a user who has signed in, or of `nobody`; `token=TEXT` shows that token instead, `key=authorization` in that metadata; `token=true key=hasleader` insists on a leader |
 //! | `> etcdctl …`, `> etcdutl …` | the real tool; `<<< "…"` is its standard input |
 //!
 //! In a cluster the first member leads. Commands go to it, or with `m2:` in front to another one. Addresses have the
@@ -580,6 +580,7 @@ impl Running {
         let key = match &*key {
             "" => "token",
             "authorization" => "authorization",
+            "hasleader" => "hasleader",
             other => return Err(format!("no token goes in {other}").into()),
         };
         let token = match (self.tokens.get(name), &*given) {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use auth::Auth;
 use machine::{ClusterVersion, Downgrade, Membership};
 use parking_lot::RwLock;
 use proto::etcdserverpb::{AlarmMember, Member};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use types::{Index, MemberId, Term};
 
 use crate::busy::Busy;
@@ -145,6 +147,17 @@ impl Board {
         }
     }
 
+    /// Waits until there has been no leader for this long.
+    pub async fn wait_leaderless(&self, patience: Duration) {
+        loop {
+            match self.raft().leader {
+                Some(leader) => self.leader_change(Some(leader)).await,
+                None if timeout(patience, self.wait_leader()).await.is_err() => return,
+                None => {}
+            }
+        }
+    }
+
     /// Waits until the members are others than `known`, or say something else of themselves.
     pub async fn members_change(&self, known: &[Member]) {
         loop {
@@ -210,5 +223,40 @@ impl Board {
     /// The replicated facts, as last posted.
     pub fn replicated(&self) -> Arc<Replicated> {
         self.replicated.read().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_is_lost_only_after_a_while_without_any() {
+        let board = Arc::new(Board::default());
+        let led_by = |leader: Option<u64>| {
+            board.post_raft(Raft {
+                leader: leader.map(MemberId),
+                ..Raft::default()
+            });
+        };
+        let second = Duration::from_secs(1);
+        let waiting = {
+            let board = board.clone();
+            tokio::spawn(async move { board.wait_leaderless(3 * second).await })
+        };
+        for (leader, wait) in [
+            (Some(1), 9),
+            (None, 2),
+            (Some(2), 9),
+            (None, 2),
+            (Some(1), 1),
+            (None, 2),
+        ] {
+            led_by(leader);
+            tokio::time::sleep(wait * second).await;
+            assert!(!waiting.is_finished());
+        }
+        tokio::time::sleep(2 * second).await;
+        assert!(waiting.is_finished());
     }
 }

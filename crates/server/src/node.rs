@@ -219,14 +219,16 @@ impl Node {
 
     /// The calls that a learner serves too.
     pub fn admit_on_learner(&self, head: &Head) -> Result<(), Status> {
-        let insists = head
-            .metadata()
-            .get("hasleader")
-            .is_some_and(|value| value == "true");
-        match insists && self.leader().is_none() {
+        match Self::insists_on_leader(head) && self.leader().is_none() {
             true => Err(status(ErrorKind::NoLeader)),
             false => Ok(()),
         }
+    }
+
+    /// Whether the caller wants no answer rather than one of a member without a leader.
+    pub fn insists_on_leader(head: &Head) -> bool {
+        let insists = head.metadata().get("hasleader");
+        insists.is_some_and(|value| value == "true")
     }
 
     /// Refuses what a learner does not serve.

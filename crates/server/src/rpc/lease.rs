@@ -17,6 +17,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use types::{ErrorKind, KeyRange, LeaseId};
 
+use super::led::Led;
 use super::{count_failure, mismatch, status};
 use crate::access::{self, Head};
 use crate::forward;
@@ -95,15 +96,17 @@ impl lease_server::Lease for Leases {
         let (head, renewals) = access::split(request);
         self.0.admit(&head)?;
         let caller = Arc::new((self.0.clone(), head));
+        let renewer = caller.clone();
         let answers = renewals.then(move |renewal| {
-            let caller = caller.clone();
+            let renewer = renewer.clone();
             async move {
-                let (node, head) = &*caller;
+                let (node, head) = &*renewer;
                 let renewal = renewal.inspect_err(|error| count_failure(node, "lease-keepalive", error))?;
                 keep_alive(node, head, renewal.id).await
             }
         });
-        Ok(Response::new(Box::pin(answers)))
+        let (node, head) = &*caller;
+        Ok(Response::new(Box::pin(Led::new(node, head, Box::pin(answers)))))
     }
 
     async fn lease_time_to_live(

@@ -6,6 +6,7 @@ mod election;
 mod health;
 mod kv;
 mod lease;
+mod led;
 mod lock;
 mod maintenance;
 mod recipes;

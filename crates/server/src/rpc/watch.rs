@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use types::ErrorKind;
 use watch::{Create, Frame, Frames};
 
+use super::led::Led;
 use super::{count_failure, status};
 use crate::access::{self, Head};
 use crate::loops::watch::{self as feed, Counted, OpenStream};
@@ -27,21 +28,25 @@ pub struct Watches(pub Node);
 
 #[tonic::async_trait]
 impl watch_server::Watch for Watches {
-    type WatchStream = Answers;
+    type WatchStream = Led<Answers>;
 
-    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Answers>, Status> {
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<Led<Answers>>, Status> {
         let node = self.0.clone();
         let (head, requests) = access::split(request);
         node.admit(&head)?;
         let (stream, frames, counted) = node.watches.open();
-        let metrics = node.metrics.clone();
-        tokio::spawn(forward(node, stream, head, requests));
-        Ok(Response::new(Answers {
+        let answers = Answers {
             frames,
-            metrics,
+            metrics: node.metrics.clone(),
             sending: None,
             _counted: counted,
-        }))
+        };
+        let answers = Led::new(&node, &head, answers);
+        tokio::spawn(forward(node, stream, head, requests));
+        Ok(Response::new(answers))
     }
 }
 
