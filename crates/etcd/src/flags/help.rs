@@ -26,6 +26,12 @@ Usage:
   etcd demo [--members N] [--tls]
     Start a cluster in this terminal, to see what happens when members fail.
 
+  etcd gateway start [flags]
+    Pass connections on to the members of a cluster. With --help: its flags.
+
+  etcd grpc-proxy start [flags]
+    Answer many clients at the cost of one. With --help: its flags.
+
   Every flag can also be set by an environment variable: ETCD_NAME for --name, and so on.
 ";
 

@@ -323,3 +323,10 @@ fn the_help_shows_every_flag_with_its_default() {
         assert!(help.contains(&format!("  --{} '{}'\n", flag.name(), flag.default)));
     }
 }
+
+#[test]
+fn the_usage_names_every_command() {
+    for command in ["check-config", "healthcheck", "demo", "gateway", "grpc-proxy"] {
+        assert!(USAGE.contains(&format!("\n  etcd {command} ")), "{command}");
+    }
+}
