@@ -88,7 +88,7 @@ struct Stage {
 /// All programs of a kind, the real one first.
 pub async fn all_find_members(tools: &Tools) -> Result<(), String> {
     let stage = Stage::new(tools).await?;
-    let our_etcdctl = tools.with_our_etcdctl().etcdctl;
+    let our_etcdctl = tools.with_our_tools().etcdctl;
     for (number, program) in [&tools.etcdctl, &our_etcdctl].into_iter().enumerate() {
         let etcdctl = asking(&stage.folder, &format!("etcdctl{number}"), program)?;
         for trial in &TRIALS {
