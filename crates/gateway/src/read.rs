@@ -22,12 +22,20 @@ use crate::{Method, Refusal};
 /// is looked through once more than the one around it, so this also bounds the work that a request can make.
 const DEPTH_MAX: usize = 32;
 
+/// Commas and opening brackets of a request. Each may stand for a value that takes a hundred bytes of memory and two or
+/// three of JSON. A request of the default size has room for fewer operations that do anything.
+const PARTS_MAX: usize = 1 << 20;
+
 impl Method {
     /// The request that a JSON value stands for, encoded.
     ///
     /// # Errors
     /// The value does not fit the message.
     pub fn read(&self, json: &[u8]) -> Result<Bytes, Refusal> {
+        let is_part = |byte: &&u8| matches!(byte, b',' | b'{' | b'[');
+        if json.iter().filter(is_part).count() > PARTS_MAX {
+            return Err(Refusal::new(8, "a request in JSON may have 1048576 parts"));
+        }
         let (text, no_text) = as_text(json);
         let reader = Reader {
             bytes: json,
@@ -560,6 +568,17 @@ mod tests {
         }
         let user: AuthUserAddRequest = read("/v3/auth/user/add", r#"{"name":"\ud83d\ude00"}"#).unwrap();
         assert_eq!(user.name, "\u{1f600}");
+    }
+
+    #[test]
+    fn a_request_has_so_many_parts_and_no_more() {
+        let txn = |parts: usize| {
+            let json = format!(r#"{{"compare":[{}{{}}]}}"#, "{},".repeat((parts - 3) / 2));
+            read::<TxnRequest>("/v3/kv/txn", &json).map(|txn| txn.compare.len())
+        };
+        assert_eq!(txn(1001), Ok(500));
+        let refusal = "a request in JSON may have 1048576 parts".to_owned();
+        assert_eq!(txn(PARTS_MAX + 3), Err(refusal));
     }
 
     #[test]
