@@ -38,7 +38,7 @@ impl fmt::Display for Failed {
     }
 }
 
-/// Builds `etcd`, `etcdutl` and `etcd-benchmark` into `target/dist`.
+/// Builds `etcd`, `etcdctl`, `etcdutl` and `etcd-benchmark` into `target/dist`.
 pub fn build() -> Result<(), Failed> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let root = &home.canonicalize().map_err(|error| Failed::File(home, error))?;
@@ -66,13 +66,13 @@ pub fn build() -> Result<(), Failed> {
     merging.args(["merge", "-o"]).arg(&profile).arg(&counts);
     run(merging)?;
 
-    let mut guided = cargo(root, &["-p", "etcd", "-p", "etcdutl"]);
+    let mut guided = cargo(root, &["-p", "etcd", "-p", "etcdctl", "-p", "etcdutl"]);
     guided
         .env("CARGO_TARGET_DIR", work.join("guided"))
         .args(["--target", &host])
         .env("RUSTFLAGS", format!("-Cprofile-use={}", profile.display()));
     run(guided)?;
-    for program in ["etcd", "etcdutl"] {
+    for program in ["etcd", "etcdctl", "etcdutl"] {
         let from = work.join("guided").join(&host).join("dist").join(program);
         let to = root.join("target/dist").join(program);
         fs::copy(&from, &to).map_err(|error| Failed::File(from, error))?;
