@@ -9,7 +9,7 @@
 //!   they may, and the handler asks the loops through its [`node`]; what only the leader can answer is [`forward`]ed.
 //! * Other members: [`peers`] carries raft, [`sending`] and [`install`] carry snapshots, [`ask`] small questions.
 //! * What a member does by itself: `tasks` (leases, compactions), [`versions`] of the cluster, [`corruption`] checks.
-//! * What can be seen: [`metrics`], [`traces`], a [`profile`] of the CPU, and the log, whose [`fields`] are spelled as Go does ([`go`]).
+//! * What can be seen: [`metrics`], [`traces`], a profile of the CPU ([`insight`]), and the log, whose [`fields`] are spelled as Go does ([`go`]).
 //!
 //! Which words a loop may be sent, and in which order effects happen, is told where the loops are.
 
