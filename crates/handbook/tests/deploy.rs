@@ -239,9 +239,11 @@ fn series(expression: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Where the server's metrics are declared.
+/// Where the server's metrics are declared, and those of its process.
 fn declared() -> Result<String, String> {
-    let mut folders = vec![repository("crates/server/src")];
+    let mut folders = ["crates/server/src", "crates/insight/src"]
+        .map(repository)
+        .to_vec();
     let mut text = String::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).map_err(|error| error.to_string())? {
