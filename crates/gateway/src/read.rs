@@ -303,7 +303,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `\uXXXX`.
+/// A backslash, a `u` and four hexadecimal digits.
 const ESCAPE_BYTES: usize = 6;
 
 /// Bytes as Go quotes them.
