@@ -29,23 +29,30 @@ pub enum Code {
 impl Code {
     /// The code's name as Go prints it, e.g. in a watch's cancel reason.
     pub fn name(self) -> &'static str {
-        match self {
-            Code::Canceled => "Canceled",
-            Code::Unknown => "Unknown",
-            Code::InvalidArgument => "InvalidArgument",
-            Code::DeadlineExceeded => "DeadlineExceeded",
-            Code::NotFound => "NotFound",
-            Code::PermissionDenied => "PermissionDenied",
-            Code::ResourceExhausted => "ResourceExhausted",
-            Code::FailedPrecondition => "FailedPrecondition",
-            Code::OutOfRange => "OutOfRange",
-            Code::Unimplemented => "Unimplemented",
-            Code::Unavailable => "Unavailable",
-            Code::DataLoss => "DataLoss",
-            Code::Unauthenticated => "Unauthenticated",
-        }
+        CODE_NAMES[self as usize]
     }
 }
+
+/// What Go calls the status codes of gRPC, by number: also those that no error here has.
+pub const CODE_NAMES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
 
 /// What went wrong, in etcd's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ pub mod go;
 mod key_range;
 pub mod print;
 
-pub use error::{Code, ErrorKind};
+pub use error::{CODE_NAMES, Code, ErrorKind};
 pub use key_range::KeyRange;
 
 use std::fmt;

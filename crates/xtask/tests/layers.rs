@@ -80,7 +80,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["proto", "tls"]),
-    ("proxy", &["calm", "client", "grpc", "insight", "proto", "tls"]),
+    (
+        "proxy",
+        &["calm", "client", "grpc", "insight", "proto", "tls", "types"],
+    ),
     ("etcd", &["insight", "proxy", "server"]),
     ("etcdctl", &["client", "types", "proto", "tls"]),
     ("etcdutl", &["server", "types", "env", "image"]),

@@ -13,27 +13,7 @@ use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Code;
 use tonic::body::Body;
-
-/// Status codes by number, as Go spells them.
-const CODES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
+use types::CODE_NAMES;
 
 /// Calls that are no question and answer, and what they are.
 const STREAMS: [(&str, &str); 6] = [
@@ -56,7 +36,7 @@ pub struct Call {
     started: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    handled: [AtomicU64; CODES.len()],
+    handled: [AtomicU64; CODE_NAMES.len()],
 }
 
 impl Default for Calls {
@@ -87,7 +67,7 @@ impl Calls {
             "Total number of RPCs completed on the server, regardless of success or failure.",
         );
         for call in self.used() {
-            for (code, count) in CODES.iter().zip(&call.handled) {
+            for (code, count) in CODE_NAMES.iter().zip(&call.handled) {
                 if let count @ 1.. = count.load(Relaxed) {
                     let code = format!("grpc_code=\"{code}\",");
                     line(text, handled, &code, call, count);

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use types::CODE_NAMES;
+
 use super::Declaration;
 use super::kinds::{Counter, Histogram, Metric, Sharded};
 use super::text::Text;
@@ -51,29 +53,6 @@ const SERVICES: [(&str, bool, &str); 9] = [
 const UNARY: &str = "unary";
 const BIDI_STREAM: &str = "bidi_stream";
 
-/// Status codes by number.
-pub(super) const CODES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
-pub(super) const CANCELED: usize = 1;
-pub(super) const UNKNOWN: usize = 2;
-
 /// Label names of `grpc_server_handled_total`; the other families have all but the last.
 const LABELS: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
 
@@ -95,7 +74,7 @@ pub(super) struct Counts {
     pub(super) received_bytes: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) sent_bytes: AtomicU64,
-    pub(super) handled: [AtomicU64; CODES.len()],
+    pub(super) handled: [AtomicU64; CODE_NAMES.len()],
 }
 
 impl Method {
@@ -196,7 +175,7 @@ impl Grpc {
             "Calls that ended, by status code.",
         );
         self.for_each_shown(text, |text, method| {
-            for (code, name) in CODES.into_iter().enumerate() {
+            for (code, name) in CODE_NAMES.into_iter().enumerate() {
                 let count = method.counts.sum(|counts| counts.handled[code].load(Relaxed));
                 text.labelled("grpc_code", name, |text| text.sample(count as f64));
             }

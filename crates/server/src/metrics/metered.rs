@@ -16,9 +16,10 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::service::Service;
 use proto::otlp::any_value::Value;
+use types::{CODE_NAMES, Code};
 
 use super::Metrics;
-use super::grpc::{CANCELED, CODES, Method, UNKNOWN};
+use super::grpc::Method;
 use super::kinds::Counter;
 use crate::answers::{Room, hold};
 use crate::listen::{Debt, Debts};
@@ -239,8 +240,8 @@ impl Call {
         }
         if let Some(mut span) = self.span.take() {
             span.attribute("rpc.grpc.status_code", Value::IntValue(code as i64));
-            if FAULTS.contains(&CODES[code]) {
-                span.fail(CODES[code]);
+            if FAULTS.contains(&CODE_NAMES[code]) {
+                span.fail(CODE_NAMES[code]);
             }
         }
     }
@@ -248,13 +249,16 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.end(CANCELED);
+        self.end(Code::Canceled as usize);
     }
 }
 
 fn status(headers: &HeaderMap) -> Option<usize> {
     let code = headers.get("grpc-status")?.to_str().ok()?.parse::<usize>().ok();
-    Some(code.filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN))
+    Some(
+        code.filter(|code| *code < CODE_NAMES.len())
+            .unwrap_or(Code::Unknown as usize),
+    )
 }
 
 /// A body whose messages are counted as they pass.
@@ -362,10 +366,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for MeteredBody<B> {
                     counts.sent.fetch_add(messages, Relaxed);
                     counts.sent_bytes.fetch_add(bytes, Relaxed);
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    call.end(status(trailers).unwrap_or(UNKNOWN));
+                    call.end(status(trailers).unwrap_or(Code::Unknown as usize));
                 }
             }
-            (End::Answer(call), _) => call.end(UNKNOWN),
+            (End::Answer(call), _) => call.end(Code::Unknown as usize),
         }
         Poll::Ready(frame)
     }
