@@ -8,7 +8,8 @@
 //! file, or a key without its certificate, is passed over with a warning and the last good ones stay (module `reload`).
 //!
 //! **No session is resumed.** Every connection shows its certificate again, so that a revocation or another
-//! authority holds from the next connection on.
+//! authority holds from the next connection on. Connections that are there end when a certificate they have shown is found
+//! revoked ([`Validity`]).
 //!
 //! Rules beyond the chain of signatures (`verify`), all etcd's: names that a certificate must have one of, serial numbers that are
 //! revoked, and, where members connect, that the address they come from is in their certificate (`address`).
@@ -39,7 +40,7 @@ pub use client::Client;
 pub use describe::describe;
 pub use protocol::{Protocols, Suite, SuiteError, Version};
 pub use self_signed::{SelfSignedError, self_signed};
-pub use server::{Server, Shown};
+pub use server::{Server, Shown, Validity};
 pub use tokio_rustls::server::TlsStream;
 
 /// What is spoken inside TLS, as it is agreed upon in the handshake (ALPN).

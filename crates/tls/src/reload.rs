@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::TlsError;
 use crate::files::Contents;
@@ -21,13 +22,10 @@ type Make<T> = Box<dyn Fn(&Contents) -> Result<T, TlsError> + Send + Sync>;
 pub struct Reloading<T> {
     files: BTreeSet<PathBuf>,
     make: Make<T>,
-    last: Mutex<Last<T>>,
-}
-
-struct Last<T> {
     /// What was read last, be it good or not.
-    seen: Contents,
-    good: Arc<T>,
+    seen: Mutex<Contents>,
+    /// The newest good one. Changed only by who holds `seen`.
+    good: watch::Sender<Arc<T>>,
 }
 
 impl<T: Send + Sync + 'static> Reloading<T> {
@@ -38,28 +36,39 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         Ok(Reloading {
             files,
             make,
-            last: Mutex::new(Last { seen, good }),
+            seen: Mutex::new(seen),
+            good: watch::channel(good).0,
         })
     }
 
     /// The newest good one. Reads files: not for threads that must not wait.
     pub fn look(&self) -> Arc<T> {
-        let mut last = self.last.lock();
+        let mut seen = self.seen.lock();
         let now = Contents::read(&self.files);
-        if now != last.seen {
+        if now != *seen {
             match (self.make)(&now) {
                 Ok(good) => {
                     tracing::info!(files = ?self.files, "TLS files have changed and are used from now on");
-                    last.good = Arc::new(good);
+                    self.good.send_replace(Arc::new(good));
                 }
                 Err(error) => tracing::warn!(
                     error = %error,
                     "TLS files have changed and cannot be used; those before stay in use"
                 ),
             }
-            last.seen = now;
+            *seen = now;
         }
-        last.good.clone()
+        self.last()
+    }
+
+    /// The one that was the newest when files were read last.
+    fn last(&self) -> Arc<T> {
+        self.good.borrow().clone()
+    }
+
+    /// Hears of every new one, whoever has read the files.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<T>> {
+        self.good.subscribe()
     }
 
     /// The newest good one, from within a runtime.
@@ -68,7 +77,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         match tokio::task::spawn_blocking(move || this.look()).await {
             Ok(current) => current,
             // The runtime ends, and so does the handshake.
-            Err(_) => self.last.lock().good.clone(),
+            Err(_) => self.last(),
         }
     }
 }

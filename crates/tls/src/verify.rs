@@ -45,15 +45,24 @@ fn check_allowed(allowed: &Allowed, certificate: &CertificateDer<'_>) -> Result<
     }
 }
 
+/// The serial numbers of certificates.
+pub fn serials(shown: &[CertificateDer<'_>]) -> BTreeSet<Vec<u8>> {
+    shown.iter().filter_map(serial_of).collect()
+}
+
+fn serial_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(serial(certificate.raw_serial()))
+}
+
 /// Refuses revoked certificates, wherever they are in what was shown.
 fn check_revoked<'a>(
     revoked: &BTreeSet<Vec<u8>>,
     mut shown: impl Iterator<Item = &'a CertificateDer<'a>>,
 ) -> Result<(), Error> {
-    let is_revoked = |certificate: &CertificateDer<'_>| match X509Certificate::from_der(certificate) {
-        Ok((_, certificate)) => revoked.contains(&serial(certificate.raw_serial())),
-        // Who can't be read can't be cleared.
-        Err(_) => true,
+    // Who can't be read can't be cleared.
+    let is_revoked = |certificate: &CertificateDer<'_>| {
+        serial_of(certificate).is_none_or(|serial| revoked.contains(&serial))
     };
     match !revoked.is_empty() && shown.any(is_revoked) {
         true => Err(CertificateError::Revoked.into()),
@@ -66,7 +75,7 @@ fn check_revoked<'a>(
 pub struct Clients {
     pub chain: Arc<dyn ClientCertVerifier>,
     pub allowed: Allowed,
-    pub revoked: BTreeSet<Vec<u8>>,
+    pub revoked: Arc<BTreeSet<Vec<u8>>>,
 }
 
 impl ClientCertVerifier for Clients {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
@@ -12,7 +13,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tls::{
-    Allowed, Client, HTTP, HTTP2, Identity, Protocols, Server, Settings, Shown, TlsError, Trust, Version,
+    Allowed, Client, HTTP, HTTP2, Identity, Protocols, Server, Settings, Shown, TlsError, Trust, Validity,
+    Version,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
@@ -237,6 +239,42 @@ async fn a_revoked_certificate_is_refused_from_the_next_connection_on() {
         "transport: certificate revoked"
     );
     assert!(is_let_in(&server, &two).await);
+}
+
+/// A connection, and until when what its client has shown is good.
+async fn stay(server: &Server, client: &Client) -> Validity {
+    let (here, there) = duplex(1 << 16);
+    let (served, called) = tokio::join!(server.accept(here), client.connect("localhost", there));
+    called.unwrap();
+    server.validity(&served.unwrap().0)
+}
+
+#[tokio::test]
+async fn a_connection_is_good_until_what_it_has_shown_is_revoked() {
+    let authority = Authority::new("ours");
+    authority.write("crl", authority.revoke(&[]));
+    let list = authority.dir.path().join("crl");
+    let server = authority.server(|settings| settings.revoked = Some(list));
+    let [one, two] = [("one", 2), ("two", 3)]
+        .map(|(name, serial)| authority.client(Some(&authority.identity(name, serial))));
+    let (mut first, mut second) = (stay(&server, &one).await, stay(&server, &two).await);
+    authority.write("crl", authority.revoke(&[3]));
+    // Nobody shakes hands: the server has to look by itself.
+    tokio::select! {
+        () = server.keep_reading(Duration::from_millis(1)) => panic!("there is a list"),
+        () = first.end() => panic!("it is not on the list"),
+        () = second.end() => {}
+    }
+    // Whoever reads the files reads them for all.
+    authority.write("crl", authority.revoke(&[2]));
+    assert!(is_let_in(&server, &two).await);
+    first.end().await;
+}
+
+#[tokio::test]
+async fn without_a_list_nothing_is_read_for_those_who_are_connected() {
+    let authority = Authority::new("ours");
+    authority.server(|_| ()).keep_reading(Duration::MAX).await;
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ pub fn open<G: GrpcService>(
         };
         tokio::select! {
             () = talking => {}
-            () = stay.until_stop() => {}
+            _ = stay.over() => {}
         }
     });
     answer

@@ -18,7 +18,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustix::net::RecvFlags;
-use tls::TlsStream;
+use tls::{TlsStream, Validity};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -45,6 +45,8 @@ pub struct Limits {
     pub request_head: Duration,
     /// Time that requests have to end when the server stops.
     pub drain: Duration,
+    /// Time between looks at the list of revocations for clients that are connected.
+    pub revocations: Duration,
     /// Time for a client to send the rest of a request, or to take an answer; large answers have more.
     pub debt: Duration,
     /// HTTP/2 streams of one connection.
@@ -95,6 +97,7 @@ impl Limits {
             handshake: Duration::from_secs(10),
             request_head: Duration::from_secs(5 * 60),
             drain: Duration::from_secs(1),
+            revocations: Duration::from_secs(20),
             debt: Duration::from_secs(30),
             streams_max: match config.max_concurrent_streams {
                 u32::MAX => STREAMS_MAX,
@@ -267,6 +270,14 @@ struct Seat {
 impl<G: GrpcService, V: Vitals> Door<G, V> {
     async fn open(mut self, listener: Listener) {
         let url = listener.url().clone();
+        let tls = self.security.tls.as_ref().map(|tls| tls.server.clone());
+        let every = self.limits.revocations;
+        let reading = async {
+            if let Some(tls) = tls {
+                tls.keep_reading(every).await;
+            }
+            pending().await
+        };
         let accepting = async {
             match listener.socket {
                 Bound::Tcp(listener) => self.accept_tcp(listener).await,
@@ -274,7 +285,11 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
                 Bound::Unix(socket) => self.accept_unix(socket.listener.try_clone()?).await,
             }
         };
-        if let Err(error) = accepting.await {
+        let ended = tokio::select! {
+            ended = accepting => ended,
+            never = reading => never,
+        };
+        if let Err(error) = ended {
             tracing::error!(url = url.as_str(), error = %error, "stopped listening");
         }
     }
@@ -348,9 +363,10 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
         let (edge, stopping) = (self.edge.clone(), self.stopping.clone());
         let (port, security) = (self.port, self.security.clone());
         self.lanes.spawn(async move {
-            let stay = Stay {
+            let mut stay = Stay {
                 _seat: Arc::new(seat),
                 stopping,
+                validity: None,
             };
             let socket = match accepted.and_then(open) {
                 Ok(socket) => socket,
@@ -372,6 +388,7 @@ impl<G: GrpcService, V: Vitals> Door<G, V> {
                     attend(socket, client(None), edge, &protocol, &limits, stay).await;
                 }
                 Ok(Ok(Begun::Secured(socket, shown))) => {
+                    stay.validity = Some(tls.server.validity(&socket));
                     attend(socket, client(Some(shown)), edge, &protocol, &limits, stay).await;
                 }
                 Ok(Err(error)) => log_rejection(port, from, &error),
@@ -391,19 +408,38 @@ struct Client {
     tls: Option<TlsClient>,
 }
 
-/// What a connection holds while it lasts, under whichever protocol: its place among those there may be, and the server
-/// that waits for it when it stops.
+/// What a connection holds while it lasts, under whichever protocol: its place among those there may be, the server
+/// that waits for it when it stops, and what its client has shown.
 #[derive(Clone)]
 pub struct Stay {
     _seat: Arc<Seat>,
     stopping: watch::Receiver<bool>,
+    validity: Option<Validity>,
+}
+
+/// Why a connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The server stops.
+    Stop,
+    /// The certificate that was shown is revoked by now.
+    Revoked,
 }
 
 impl Stay {
-    /// Waits until the server stops.
-    pub async fn until_stop(&mut self) {
-        // A server that is gone has stopped too.
-        let _ = self.stopping.changed().await;
+    /// Waits until the connection must end.
+    pub async fn over(&mut self) -> Departure {
+        let revoked = async {
+            match &mut self.validity {
+                Some(validity) => validity.end().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            // A server that is gone has stopped too.
+            _ = self.stopping.changed() => Departure::Stop,
+            () = revoked => Departure::Revoked,
+        }
     }
 }
 
@@ -493,6 +529,14 @@ fn log_rejection(port: Port, from: Option<SocketAddr>, error: &io::Error) {
     }
 }
 
+fn log_revoked(address: Option<ClientAddress>) {
+    let from = address.map_or_else(|| "@".to_owned(), |address| address.0.to_string());
+    tracing::info!(
+        "remote-addr" = from,
+        "closed a connection: its certificate is revoked"
+    );
+}
+
 /// Serves one connection to its end.
 async fn attend<S, G: GrpcService, V: Vitals>(
     socket: S,
@@ -504,6 +548,7 @@ async fn attend<S, G: GrpcService, V: Vitals>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let address = client.address;
     let asked = Arc::new(AtomicBool::new(false));
     let (debts, overdue) = (Debts::new(limits.debt), Overdue::default());
     let socket = Calm::new(socket, limits.chatter, debts.clone(), Arc::clone(&overdue));
@@ -525,7 +570,12 @@ async fn attend<S, G: GrpcService, V: Vitals>(
     let patience = tokio::select! {
         // How a connection ends is between client and network.
         _ = connection.as_mut() => return,
-        () = stay.until_stop() => limits.drain,
+        departure = stay.over() => match departure {
+            Departure::Stop => limits.drain,
+            // It is cut as it is: an answer under way is one too many.
+            // At once: whatever is under way is for somebody who may not have it.
+            Departure::Revoked => return log_revoked(address),
+        },
         () = silent => farewell,
         () = debts.overdue() => {
             overdue.store(true, Relaxed);

@@ -9,6 +9,7 @@ use http::{Request, Response};
 use hyper::service::Service;
 
 mod abuse;
+mod revoked;
 
 use super::*;
 use crate::config::tests::config;
