@@ -6,10 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
-};
+use conformance::certs::{self, Ask};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tls::{
@@ -20,22 +17,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 /// An authority with what it has signed, as files.
 struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    signs: certs::Authority,
     dir: tempfile::TempDir,
 }
 
 impl Authority {
     fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let authority = Authority {
-            issuer,
+            signs: certs::Authority::new(name).unwrap(),
             dir: tempfile::tempdir().unwrap(),
         };
-        authority.write("ca.pem", authority.issuer.pem());
+        authority.write("ca.pem", authority.signs.pem());
         authority
     }
 
@@ -51,12 +43,8 @@ impl Authority {
 
     /// A certificate for localhost and a name, with a serial number.
     fn sign(&self, name: &str, serial: u64) -> (String, String) {
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.serial_number = Some(SerialNumber::from(serial));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
+        let pair = self.signs.sign(&Ask::new(name, serial)).unwrap();
+        (pair.cert, pair.key)
     }
 
     fn identity(&self, name: &str, serial: u64) -> Identity {
@@ -69,23 +57,7 @@ impl Authority {
 
     /// A list of revoked serial numbers, as DER.
     fn revoke(&self, serials: &[u64]) -> Vec<u8> {
-        let day = date_time_ymd(2020, 1, 1);
-        let revoked = |serial: &u64| RevokedCertParams {
-            serial_number: SerialNumber::from(*serial),
-            revocation_time: day,
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: day,
-            // Long ago: as with etcd, nobody looks.
-            next_update: date_time_ymd(2020, 1, 2),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: serials.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.issuer).unwrap().der().to_vec()
+        self.signs.revoke(serials).unwrap()
     }
 
     /// A server that wants a certificate of this authority, with more of what `change` does.
@@ -326,14 +298,14 @@ async fn every_state_between_an_old_and_a_new_certificate_lets_good_clients_in()
     let written = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     assert_eq!(shown, written);
     // Authorities are exchanged too, with the same care.
-    let bundle = new.issuer.pem();
+    let bundle = new.signs.pem();
     let late = Settings {
         identity: Some(new.identity("client", 3)),
         trust: old.trust(),
         ..Default::default()
     };
     // A client of its own reads the same file, so it trusts by a copy.
-    let copy = new.write("old.pem", old.issuer.pem());
+    let copy = new.write("old.pem", old.signs.pem());
     let settings = |settings: Settings| Settings {
         trust: Trust::Authorities(copy.clone()),
         ..settings

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
-};
+use conformance::certs::{self, Ask, Authority};
 use tls::{Identity, Settings, Trust};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -15,47 +12,15 @@ const WEBSOCKET: &str = "GET /v3/watch HTTP/1.1\r\nhost: h\r\nconnection: upgrad
                          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const REQUEST: &str = "GET /livez HTTP/1.1\r\nhost: h\r\n\r\n";
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority(dir: &Path) -> Authority {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(dir.join("ca"), authority.pem()).unwrap();
-    authority
-}
-
 fn identity(authority: &Authority, dir: &Path, serial: u64) -> Identity {
-    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-    params.serial_number = Some(SerialNumber::from(serial));
-    let key = KeyPair::generate().unwrap();
-    let [cert, key_file] = ["cert", "key"].map(|kind| dir.join(format!("{serial}.{kind}")));
-    std::fs::write(&cert, params.signed_by(&key, authority).unwrap().pem()).unwrap();
-    std::fs::write(&key_file, key.serialize_pem()).unwrap();
-    Identity { cert, key: key_file }
-}
-
-fn revoke(authority: &Authority, dir: &Path, serials: &[u64]) {
-    let day = date_time_ymd(2020, 1, 1);
-    let revoked = |serial: &u64| RevokedCertParams {
-        serial_number: SerialNumber::from(*serial),
-        revocation_time: day,
-        reason_code: None,
-        invalidity_date: None,
-    };
-    let params = CertificateRevocationListParams {
-        this_update: day,
-        next_update: date_time_ymd(2120, 1, 1),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: serials.iter().map(revoked).collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let list = params.signed_by(authority).unwrap();
-    // A list is exchanged as a whole.
-    std::fs::write(dir.join("new"), list.der()).unwrap();
-    std::fs::rename(dir.join("new"), dir.join("crl")).unwrap();
+    let name = serial.to_string();
+    authority
+        .sign(&Ask::new(&name, serial))
+        .unwrap()
+        .write(dir, &name)
+        .unwrap();
+    let [cert, key] = ["pem", "key"].map(|kind| dir.join(format!("{name}.{kind}")));
+    Identity { cert, key }
 }
 
 /// A connection on which `request` was answered with `status`.
@@ -90,8 +55,11 @@ async fn end_of(mut stream: impl AsyncReadExt + Unpin) {
 fn who_is_revoked_is_cut_off_and_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let authority = authority(dir);
-    revoke(&authority, dir, &[]);
+    let authority = Authority::new("ca").unwrap();
+    certs::write(&dir.join("ca"), authority.pem()).unwrap();
+    let revoke =
+        |serials: &[u64]| certs::replace(&dir.join("crl"), authority.revoke(serials).unwrap()).unwrap();
+    revoke(&[]);
     let trust = || Trust::Authorities(dir.join("ca"));
     let mut server = Server::bind_with(
         |config| {
@@ -125,7 +93,7 @@ fn who_is_revoked_is_cut_off_and_nobody_else() {
         let mut stays = ask(&good, &address, REQUEST, "200").await;
         let goes = ask(&bad, &address, REQUEST, "200").await;
         let socket_goes = ask(&bad, &address, WEBSOCKET, "101").await;
-        revoke(&authority, dir, &[3]);
+        revoke(&[3]);
         end_of(goes).await;
         end_of(socket_goes).await;
         let mut rest = [0; 3];
