@@ -49,9 +49,9 @@ const SCRIPTS: [Script; 5] = [
         static_programs: false,
     },
     Script {
-        trial: "the_book_is_rendered",
+        trial: "the_book_is_rendered_without_dead_links",
         file: "book.sh",
-        tools: &["mdbook"],
+        tools: &["mdbook", "python3"],
         static_programs: false,
     },
 ];
