@@ -9,6 +9,7 @@
 
 mod advice;
 mod arguments;
+mod completion;
 mod debug;
 mod failure;
 mod nested;

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods)]
 
 mod arguments;
+#[path = "../../etcdctl/src/completion.rs"]
+mod completion;
 mod output;
 mod progress;
 #[cfg(test)]
@@ -242,8 +244,7 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             Ok(format!("{report}\n"))
         }
         Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "etcdutl", &mut script);
+            let script = completion::script(shell, Arguments::command(), "etcdutl");
             Ok(String::from_utf8_lossy(&script).into_owned())
         }
         Command::Man { folder } => {

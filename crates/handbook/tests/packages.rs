@@ -23,7 +23,7 @@ struct Script {
     static_programs: bool,
 }
 
-const SCRIPTS: [Script; 5] = [
+const SCRIPTS: [Script; 6] = [
     Script {
         trial: "static_programs_run_in_a_root_with_nothing_else",
         file: "root.sh",
@@ -52,6 +52,12 @@ const SCRIPTS: [Script; 5] = [
         trial: "the_book_is_rendered_without_dead_links",
         file: "book.sh",
         tools: &["mdbook", "python3"],
+        static_programs: false,
+    },
+    Script {
+        trial: "bash_zsh_and_fish_complete_command_lines_and_man_shows_the_pages",
+        file: "shells.sh",
+        tools: &["zsh", "fish", "groff"],
         static_programs: false,
     },
 ];

@@ -8,6 +8,7 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::context::{only, print};
 use crate::arguments::{Arguments, OnlyGlobal, Shell};
+use crate::completion;
 use crate::failure::{Failure, Status};
 use crate::parse;
 
@@ -38,10 +39,7 @@ fn script(shell: Shell) -> Vec<u8> {
         Shell::Fish => clap_complete::Shell::Fish,
         Shell::Powershell => clap_complete::Shell::PowerShell,
     };
-    let mut script = Vec::new();
-    let mut command = with_values(parse::command());
-    clap_complete::generate(kind, &mut command, "etcdctl", &mut script);
-    script
+    completion::script(kind, with_values(parse::command()), "etcdctl")
 }
 
 fn with_values(command: Command) -> Command {
@@ -111,6 +109,7 @@ mod tests {
             ("etcdctl get -w j", "json"),
             ("etcdctl get k --order A", "ASCEND"),
             ("etcdctl check perf --load x", "xl"),
+            ("etcdctl --hex get --prefix --rev", "--rev"),
         ] {
             assert_eq!(offered(words), expected, "{words}");
         }
