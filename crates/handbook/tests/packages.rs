@@ -43,9 +43,9 @@ const SCRIPTS: [Script; 6] = [
         static_programs: false,
     },
     Script {
-        trial: "the_rpm_has_everything_at_its_place",
+        trial: "the_rpm_is_installed_and_its_unit_runs",
         file: "rpm.sh",
-        tools: &["rpmbuild"],
+        tools: &["rpmbuild", "systemd-nspawn"],
         static_programs: false,
     },
     Script {

@@ -13,13 +13,7 @@ dpkg --compare-versions "$(dpkg-deb -f "$package" Version)" gt 99
 # What lintian asks of packages in Debian's archive only.
 lintian --fail-on error --suppress-tags no-changelog,bogus-mail-host "$package"
 
-root=$HERE/root
-mkdir "$HERE"/{upper,work,root}
-mount -t overlay overlay -o "lowerdir=/,upperdir=$HERE/upper,workdir=$HERE/work" "$root"
-trap 'umount "$root"' EXIT
-# Somebody else's would be in the way, and so is what keeps services of images from being started.
-chroot "$root" dpkg --purge --force-depends etcd etcd-server etcd-client keelson 2>/dev/null || true
-rm -f "$root/usr/sbin/policy-rc.d"
+source crates/handbook/tests/packages/machine.sh
 cp "$package" "$root/package.deb"
 chroot "$root" dpkg -i /package.deb
 
@@ -52,20 +46,4 @@ dpkg -P etcd-server
 test -d /var/lib/etcd/default/member
 [ ! -e /etc/default/etcd ]
 T
-cat >"$root/etc/systemd/system/trial.service" <<'U'
-[Unit]
-Requires=basic.target
-After=basic.target
-SuccessAction=exit
-FailureAction=exit
-FailureActionExitStatus=3
-[Service]
-Type=oneshot
-ExecStart=/bin/bash /trial.sh
-StandardOutput=file:/trial.log
-StandardError=inherit
-U
-systemd-nspawn -q -D "$root" --boot --private-network --register=no --keep-unit --console=pipe \
-    --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
-    systemd.unit=trial.service >"$HERE/console" 2>&1 || { cat "$root/trial.log"; tail -n 50 "$HERE/console"; exit 1; }
-cat "$root/trial.log"
+boot
