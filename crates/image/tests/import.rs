@@ -157,7 +157,7 @@ fn a_member_goes_on_writing_where_the_new_content_ends() {
         member.store.sync_step().unwrap();
     }
     member.compact(member.head.revision());
-    member.store.rewrite_all().unwrap();
+    member.store.rewrite_all(|_, _| {}).unwrap();
     member.store.check();
     member.store.close().unwrap();
     let expected = seen(&member);

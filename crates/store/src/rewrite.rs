@@ -61,6 +61,8 @@ pub(crate) struct Job {
     input: usize,
     slot: usize,
     output: Segment,
+    /// Live bytes of the inputs that are not copied yet.
+    rest: u64,
     drops_tombstones: bool,
 }
 
@@ -78,16 +80,29 @@ impl Store {
 
     /// Rewrites every segment with more than a few dead bytes, in steps that let other work in between. What dies or
     /// is appended meanwhile is left for later.
-    pub fn rewrite_all(&self) -> Result<(), RewriteError> {
-        let made_before = self.write(|writer| {
+    ///
+    /// After each step `report` learns how many bytes are copied, and how many there were to copy in the beginning: never
+    /// less than before, and in the end all, whoever has copied them.
+    pub fn rewrite_all(&self, mut report: impl FnMut(u64, u64)) -> Result<(), RewriteError> {
+        let (thrift, total) = self.write(|writer| {
             writer.sync(self)?;
             let open = self.state.read().open.extent();
             if open.has_more_dead_than(THOROUGH_DEAD_PART) {
                 writer.seal(self)?;
             }
-            Ok(writer.manifest.next_id)
+            let thrift = Thrift::Thorough {
+                made_before: writer.manifest.next_id,
+            };
+            Ok((thrift, writer.ahead(self, thrift)))
         })?;
-        while self.rewrite(STEP_BYTES, Thrift::Thorough { made_before })? != Rewriting::Idle {}
+        let mut done = 0;
+        report(done, total);
+        while self.rewrite(STEP_BYTES, thrift)? != Rewriting::Idle {
+            let ahead = self.writer()?.ahead(self, thrift);
+            done = done.max(total.saturating_sub(ahead));
+            report(done, total);
+        }
+        report(total, total);
         Ok(())
     }
 
@@ -145,9 +160,14 @@ impl Writer {
             mains: first..next_first,
             dead: vec![],
         });
-        let input = |segment: &Arc<Segment>| Input {
-            segment: Arc::clone(segment),
-            dead: segment.life.lock().dead.clone(),
+        let mut rest = 0;
+        let input = |segment: &Arc<Segment>| {
+            let life = segment.life.lock();
+            rest += life.live_bytes;
+            Input {
+                segment: Arc::clone(segment),
+                dead: life.dead.clone(),
+            }
         };
         let inputs = sealed[range].iter().map(input).collect();
         Ok(Some(Job {
@@ -155,8 +175,24 @@ impl Writer {
             input: 0,
             slot: 0,
             output,
+            rest,
             drops_tombstones: false,
         }))
+    }
+
+    /// The bytes that are to be copied until nothing is left to rewrite.
+    fn ahead(&self, store: &Store, thrift: Thrift) -> u64 {
+        let sealed = Arc::clone(&store.state.read().sealed);
+        let mut extents: Vec<Extent> = sealed.iter().map(|segment| segment.extent()).collect();
+        let mut rest = 0;
+        if let Some(job) = &self.job {
+            rest = job.rest;
+            let first = job.inputs[0].segment.id;
+            let start = sealed.iter().take_while(|segment| segment.id != first).count();
+            let copied = job.output.extent().payload;
+            extents.splice(start..start + job.inputs.len(), rewritten(copied + rest));
+        }
+        rest + to_copy(&extents, store.segment_target(), thrift)
     }
 
     /// Puts the output of a job in place of its inputs.
@@ -259,6 +295,7 @@ impl Job {
             }
             self.slot += 1;
         }
+        self.rest -= bytes;
         if self.slot == segment.slots.len() {
             (self.input, self.slot) = (self.input + 1, 0);
         }
@@ -293,6 +330,10 @@ impl Extent {
     fn has_more_dead_than(&self, one_part_in: u64) -> bool {
         (self.payload - self.live) * one_part_in > self.payload
     }
+
+    fn is_small(&self, target: u64) -> bool {
+        self.payload < target / MERGE_RUN as u64
+    }
 }
 
 impl Thrift {
@@ -316,26 +357,71 @@ impl Thrift {
 
 /// Which neighbouring segments to rewrite into one of about `target` bytes at most.
 fn plan(segments: &[Extent], target: u64, thrift: Thrift) -> Option<Range<usize>> {
-    let small = |segment: &Extent| segment.payload < target / MERGE_RUN as u64;
-    // The longest run from `start` on that makes one segment.
-    let run = |start: usize, belongs: &dyn Fn(&Extent) -> bool| {
-        let mut live = 0;
-        let fits = |segment: &&Extent| {
-            live += segment.live;
-            belongs(segment) && live <= target
-        };
-        start..start + segments[start..].iter().take_while(fits).count()
-    };
-    if let Some(start) = segments.iter().position(|segment| thrift.wants(segment)) {
-        let run = run(start, &|segment| thrift.wants(segment) || small(segment));
-        return Some(start..run.end.max(start + 1));
-    }
-    let mut runs = (0..segments.len()).map(|start| run(start, &small));
+    first_wanted(segments, target, thrift).or_else(|| first_merge(segments, target, thrift))
+}
+
+/// The first segment that is worth rewriting, with the neighbours that go along.
+fn first_wanted(segments: &[Extent], target: u64, thrift: Thrift) -> Option<Range<usize>> {
+    let start = segments.iter().position(|segment| thrift.wants(segment))?;
+    let belongs = |segment: &Extent| thrift.wants(segment) || segment.is_small(target);
+    let run = run(segments, start, target, belongs);
+    Some(start..run.end.max(start + 1))
+}
+
+/// The first small neighbours who are enough.
+fn first_merge(segments: &[Extent], target: u64, thrift: Thrift) -> Option<Range<usize>> {
+    let mut runs = (0..segments.len()).map(|start| run(segments, start, target, |one| one.is_small(target)));
     runs.find(|run| run.len() >= thrift.merge_run())
+}
+
+/// The longest run from `start` on that makes one segment.
+fn run(segments: &[Extent], start: usize, target: u64, belongs: impl Fn(&Extent) -> bool) -> Range<usize> {
+    let mut live = 0;
+    let fits = |segment: &&Extent| {
+        live += segment.live;
+        belongs(segment) && live <= target
+    };
+    start..start + segments[start..].iter().take_while(fits).count()
+}
+
+/// What a job leaves behind that has so many bytes to copy.
+fn rewritten(live: u64) -> Option<Extent> {
+    (live > 0).then_some(Extent {
+        id: u64::MAX,
+        payload: live,
+        live,
+    })
+}
+
+/// The bytes that one plan after the other copies, until there is none.
+///
+/// First come all wanted segments, then all merges, both from the left to the right: what a job leaves behind is never
+/// the beginning of the next one of its kind.
+fn to_copy(segments: &[Extent], target: u64, thrift: Thrift) -> u64 {
+    let (copied, left) = copy_each(segments, |rest| first_wanted(rest, target, thrift));
+    let (merged, _) = copy_each(&left, |rest| first_merge(rest, target, thrift));
+    copied + merged
+}
+
+/// The bytes copied by all jobs of one kind, and what they leave behind.
+fn copy_each(mut rest: &[Extent], next: impl Fn(&[Extent]) -> Option<Range<usize>>) -> (u64, Vec<Extent>) {
+    let (mut bytes, mut left) = (0, vec![]);
+    while let Some(Range { start, end }) = next(rest) {
+        let live = rest[start..end].iter().map(|segment| segment.live).sum();
+        bytes += live;
+        left.extend_from_slice(&rest[..start]);
+        left.extend(rewritten(live));
+        rest = &rest[end..];
+    }
+    left.extend_from_slice(rest);
+    (bytes, left)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
     use super::*;
 
     /// Segments from (payload, live), with ids in order.
@@ -386,6 +472,36 @@ mod tests {
             plan_of(&small[..2], Thrift::Thorough { made_before: 9 }),
             Some(0..2)
         );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(0),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn what_is_to_be_copied_is_what_one_plan_after_the_other_copies(
+            segments in prop::collection::vec((prop_oneof![0u64..130, 0u64..1500], 0u64..=100), 0..40),
+            made_before in 0u64..50,
+        ) {
+            let thrift = Thrift::Thorough { made_before };
+            let extents = segments.iter().zip(0..).map(|(&(payload, percent), id)| Extent {
+                id,
+                payload,
+                live: payload * percent / 100,
+            });
+            let mut segments: Vec<_> = extents.collect();
+            let foretold = to_copy(&segments, 1000, thrift);
+            let mut copied = 0;
+            while let Some(range) = plan(&segments, 1000, thrift) {
+                let live = segments[range.clone()].iter().map(|segment| segment.live).sum();
+                copied += live;
+                segments.splice(range, rewritten(live));
+            }
+            prop_assert_eq!(foretold, copied);
+        }
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn a_crash_in_any_operation_leaves_a_whole_prefix_of_the_history() {
             rewritten += usize::from(world.store.rewrite_step(400).unwrap() == store::Rewriting::Done);
         }
         if round % 40 == 20 {
-            world.store.rewrite_all().unwrap();
+            world.store.rewrite_all(|_, _| {}).unwrap();
         }
         if round % 25 == 24 {
             world.store.close().unwrap();

@@ -171,7 +171,7 @@ fn a_damaged_segment_is_not_rewritten() {
     world.store.forget(&all);
     let before = disk.list(Path::new(DIR)).unwrap();
     assert!(matches!(
-        world.store.rewrite_all(),
+        world.store.rewrite_all(|_, _| {}),
         Err(RewriteError::Damaged(ReadError::Damaged(_)))
     ));
     let mut after = disk.list(Path::new(DIR)).unwrap();
@@ -278,7 +278,7 @@ fn a_failed_sync_poisons_the_store() {
             assert!(matches!(world.store.sync_step(), Err(SyncError::Poisoned)));
             assert!(matches!(world.store.close(), Err(SyncError::Poisoned)));
             assert!(matches!(
-                world.store.rewrite_all(),
+                world.store.rewrite_all(|_, _| {}),
                 Err(RewriteError::Sync(SyncError::Poisoned))
             ));
             assert!(world.store.snapshot().is_err());
@@ -359,7 +359,7 @@ fn rewriting_on_a_full_disk_leaves_everything_as_it_was() {
         check_durable(&disk, &world);
     }
     assert!(given_up > 3);
-    world.store.rewrite_all().unwrap();
+    world.store.rewrite_all(|_, _| {}).unwrap();
     world.check();
     check_durable(&disk, &world);
 }

@@ -10,7 +10,7 @@ use common::{DIR, World, tiny};
 use env::sim::{Keep, SimDisk};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use store::{Options, Snapshot};
+use store::{Options, Rewriting, Snapshot};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -87,6 +87,47 @@ fn check_snapshot(snapshot: &Snapshot, world: &World) {
     );
 }
 
+/// Rewrites everything, and is told how far that is: further each time, and in the end through.
+fn rewrite_all(world: &World) -> Vec<(u64, u64)> {
+    let mut told = vec![];
+    let report = |done, total| told.push((done, total));
+    world.store.rewrite_all(report).expect("a whole disk");
+    let total = told[0].1;
+    assert!(
+        told.is_sorted() && told.iter().all(|(_, of)| *of == total),
+        "{told:?}"
+    );
+    assert_eq!(told.last(), Some(&(total, total)), "{told:?}");
+    told
+}
+
+/// A job that the housekeeper has begun belongs to what is to be done, and what is left of one segment can be merged with
+/// what is left of the next.
+#[test]
+fn how_much_a_rewrite_copies_is_known_from_the_beginning() {
+    let options = Options {
+        segment_bytes_min: 2000,
+        ..tiny()
+    };
+    let mut world = Run::new(options).world;
+    world.keys = 200;
+    for _ in 0..300 {
+        world.apply(1);
+        world.sync();
+    }
+    world
+        .head
+        .compact(world.head.revision())
+        .expect("a revision there is");
+    world.apply(1);
+    world.walk_all();
+    while world.store.rewrite_step(1).unwrap() != Rewriting::Working {}
+    let told = rewrite_all(&world);
+    let (total, step) = (told[0].1, told.len() - 2);
+    assert!(total > 0 && step > 3, "{told:?}");
+    assert_eq!(told[step].0, total, "the last step is the last: {told:?}");
+}
+
 /// What a step does to a store, its disk and the model.
 struct Run {
     disk: SimDisk,
@@ -116,7 +157,7 @@ impl Run {
             Step::Sync => world.sync(),
             Step::Walk(budget) => world.walk(budget),
             Step::Rewrite(budget) => drop(world.store.rewrite_step(budget).unwrap()),
-            Step::RewriteAll => world.store.rewrite_all().unwrap(),
+            Step::RewriteAll => drop(rewrite_all(world)),
             Step::Close => world.store.close().unwrap(),
             Step::Reopen => {
                 world.sync();
@@ -192,7 +233,7 @@ proptest! {
         let Run { disk, mut world, options, .. } = run;
         world.check();
         world.walk_all();
-        world.store.rewrite_all().unwrap();
+        rewrite_all(&world);
         world.check();
         let live = world.store.size_in_use();
         let files = disk.files();

@@ -120,7 +120,7 @@ impl maintenance_server::Maintenance for Maintenance {
         node.metrics.disk_defrag_inflight.set(1);
         let outcome = blocking({
             let node = node.clone();
-            move || node.store.rewrite_all()
+            move || node.store.rewrite_all(|_, _| {})
         })
         .await;
         node.metrics.disk_defrag_inflight.set(0);
