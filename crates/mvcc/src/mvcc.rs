@@ -25,6 +25,8 @@ pub struct Mvcc {
 pub struct CompactStep {
     /// Revisions that the index let go: their records are dead.
     pub dropped: Vec<Revision>,
+    /// How many keys were passed, of the [`Mvcc::keys`] there are.
+    pub passed: usize,
     /// Whether the whole index has been walked.
     pub done: bool,
 }
@@ -58,6 +60,11 @@ impl Mvcc {
     pub(crate) fn settled_compacted(&self) -> i64 {
         let _not_replacing = self.index.read();
         self.compacted()
+    }
+
+    /// Number of keys in the index, deleted ones included as long as their history is kept.
+    pub fn keys(&self) -> usize {
+        self.index.read().len()
     }
 
     /// Lets readers see the history up to `current` and refuses those below `compacted`. The values
@@ -145,11 +152,13 @@ impl Mvcc {
     /// until done.
     pub fn compact_step(&self, cursor: &mut Cursor, budget: usize) -> CompactStep {
         let mut dropped = vec![];
-        self.index
+        let passed = self
+            .index
             .write()
             .compact(self.compacted(), cursor, budget, &mut dropped);
         CompactStep {
             dropped,
+            passed,
             done: cursor.is_done(),
         }
     }

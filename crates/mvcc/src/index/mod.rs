@@ -294,21 +294,23 @@ impl KeyIndex {
     }
 
     /// Drops the history that a compaction to `compacted` makes superfluous, from where `cursor`
-    /// stands, in about `budget` steps of work. The dropped revisions are appended to `dropped`.
+    /// stands, in about `budget` steps of work. The dropped revisions are appended to `dropped`. Returns how many keys it
+    /// has passed: of a whole walk, each once.
     pub fn compact(
         &mut self,
         compacted: i64,
         cursor: &mut Cursor,
         budget: usize,
         dropped: &mut Vec<Revision>,
-    ) {
+    ) -> usize {
         let mut place = self.locate(cursor.after.as_deref().unwrap_or_default());
-        let mut steps = 0;
+        let (mut steps, mut passed) = (0, 0);
         while !cursor.done {
             let right = self.right_of(place).map(<[u8]>::to_vec);
             let before = dropped.len();
             let leaf = &mut self.branches[place.branch].leaves[place.leaf];
             steps += 1;
+            passed += leaf.len();
             if leaf.aged > 0 {
                 steps += leaf.len();
                 let mut gone = KeySet::default();
@@ -329,12 +331,13 @@ impl KeyIndex {
                 Some(right) => {
                     if steps >= budget {
                         cursor.after = Some(right);
-                        return;
+                        return passed;
                     }
                     place = self.locate(&right);
                 }
             }
         }
+        passed
     }
 
     /// Estimate of the bytes of memory it takes, without what the allocator adds.

@@ -157,11 +157,12 @@ impl Pair {
         }
         self.compacted = rev;
         let mut dropped = vec![];
-        let mut cursor = Cursor::default();
+        let (mut cursor, keys, mut passed) = (Cursor::default(), self.index.len(), 0);
         while !cursor.is_done() {
-            self.index.compact(rev, &mut cursor, budget, &mut dropped);
+            passed += self.index.compact(rev, &mut cursor, budget, &mut dropped);
             self.index.check();
         }
+        assert_eq!(passed, keys);
         assert_eq!(
             dropped.iter().copied().collect::<BTreeSet<_>>(),
             self.model.compact(rev)
