@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// Packages whose messages live in crate `proto`.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 8] = [
     "etcdserverpb",
     "mvccpb",
     "authpb",
     "v3lockpb",
     "v3electionpb",
     "grpc.health.v1",
+    "keelson.v1",
     "raw",
 ];
 
@@ -30,8 +31,8 @@ const HOT_SERVICES: [&str; 2] = ["KV", "Watch"];
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = Path::new("../proto/proto");
     println!("cargo:rerun-if-changed={}", dir.display());
-    let files =
-        ["etcdserverpb", "v3lockpb", "v3electionpb", "health"].map(|name| dir.join(format!("{name}.proto")));
+    let files = ["etcdserverpb", "v3lockpb", "v3electionpb", "health", "progress"]
+        .map(|name| dir.join(format!("{name}.proto")));
     let services = protox::compile(files, [dir])?;
 
     let mut hot = services.clone();

@@ -3,6 +3,8 @@
 use http::uri::PathAndQuery;
 use prost::Message;
 use proto::etcdserverpb::{RangeRequest, RangeStreamResponse, SnapshotRequest, SnapshotResponse};
+use proto::keelson::v1::progress_request::Job;
+use proto::keelson::v1::{ProgressRequest, ProgressResponse};
 use proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use tonic::Streaming;
 use tonic_prost::ProstCodec;
@@ -49,6 +51,12 @@ impl Client {
     /// Who is elected, now and whenever that changes.
     pub fn observe(&self, request: LeaderRequest) -> Answers<LeaderRequest, LeaderResponse> {
         self.answers("/v3electionpb.Election/Observe", request)
+    }
+
+    /// How far a member is with a job, now and whenever that has changed, until the job is over; see [`Client::at`].
+    /// Nothing is told if it is not at work, and only members of ours tell anything.
+    pub fn progress(&self, job: Job) -> Answers<ProgressRequest, ProgressResponse> {
+        self.answers("/keelson.v1.Progress/Watch", ProgressRequest { job: job.into() })
     }
 
     fn answers<Q, A>(&self, path: &'static str, request: Q) -> Answers<Q, A> {

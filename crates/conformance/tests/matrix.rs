@@ -17,6 +17,8 @@ use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::*;
+use proto::keelson::v1::ProgressRequest;
+use proto::keelson::v1::progress_request::Job;
 use proto::v3electionpb::*;
 use proto::v3lockpb::*;
 use tonic::Code;
@@ -97,6 +99,7 @@ const WATCH: &str = "etcdserverpb.Watch/Watch";
 const LEASE_REVOKE: &str = "etcdserverpb.Lease/LeaseRevoke";
 const LEASE_TIME_TO_LIVE: &str = "etcdserverpb.Lease/LeaseTimeToLive";
 const ALARM: &str = "etcdserverpb.Maintenance/Alarm";
+const PROGRESS: &str = "keelson.v1.Progress/Watch";
 const AUTH_DISABLE: &str = "etcdserverpb.Auth/AuthDisable";
 
 /// The specification.
@@ -389,6 +392,11 @@ fn leases() -> Vec<Row> {
 
 /// Members and maintenance.
 fn upkeep() -> Vec<Row> {
+    // Nothing is at work, so there is nothing to tell those who are let in.
+    let progress = |job: Job| {
+        let request = ProgressRequest { job: job.into() };
+        row(PROGRESS, job.as_str_name(), request, "e t t d d c d").but(NOT_SERVED, "ours")
+    };
     let alarm = |action: AlarmAction| AlarmRequest {
         action: action.into(),
         member_id: 0,
@@ -459,6 +467,8 @@ fn upkeep() -> Vec<Row> {
             ROOT,
         ),
         row("etcdserverpb.Maintenance/Downgrade", "", downgrade, ROOT),
+        progress(Job::Defragmentation),
+        progress(Job::Compaction),
     ]
 }
 
@@ -725,11 +735,12 @@ const ROUTES: [(&str, &str); 48] = [
 ];
 
 /// Calls that the gateway does not make.
-const WITHOUT_ROUTE: [&str; 4] = [
+const WITHOUT_ROUTE: [&str; 5] = [
     RANGE_STREAM,
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/List",
     "grpc.health.v1.Health/Watch",
+    PROGRESS,
 ];
 
 fn every_call_has_a_row() -> Result<(), String> {

@@ -152,12 +152,13 @@ mod tests {
 
     use super::*;
 
-    /// Calls that etcd has no route for either.
-    const WITHOUT_A_ROUTE: [&str; 4] = [
+    /// Calls that etcd has no route for either, and one of ours.
+    const WITHOUT_A_ROUTE: [&str; 5] = [
         "/etcdserverpb.KV/RangeStream",
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/List",
         "/grpc.health.v1.Health/Watch",
+        "/keelson.v1.Progress/Watch",
     ];
 
     #[test]

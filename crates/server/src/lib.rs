@@ -8,7 +8,8 @@
 //! * A client's request comes in by [`listen`], as gRPC ([`rpc`]) or HTTP ([`http`]). `access` says who calls and whether
 //!   they may, and the handler asks the loops through its [`node`]; what only the leader can answer is [`forward`]ed.
 //! * Other members: [`peers`] carries raft, [`sending`] and [`install`] carry snapshots, [`ask`] small questions.
-//! * What a member does by itself: `tasks` (leases, compactions), [`versions`] of the cluster, [`corruption`] checks.
+//! * What a member does by itself: `tasks` (leases, compactions), [`versions`] of the cluster, [`corruption`] checks. How
+//!   far the long ones of its jobs are is known to [`progress`].
 //! * What can be seen: [`metrics`], [`traces`], a profile of the CPU ([`insight`]), and the log, whose [`fields`] are spelled as Go does ([`go`]).
 //!
 //! Which words a loop may be sent, and in which order effects happen, is told where the loops are.
@@ -43,6 +44,7 @@ pub mod metrics;
 pub mod node;
 pub mod passwords;
 pub mod peers;
+pub mod progress;
 pub mod replies;
 pub mod restore;
 pub mod rpc;

@@ -36,6 +36,7 @@ use crate::loops::member::{Member, Order};
 use crate::metrics::Metrics;
 use crate::passwords::Passwords;
 use crate::peers::Peers;
+use crate::progress::Job;
 use crate::replies::{Answer, Replies, RequestId};
 use crate::rpc::status;
 
@@ -81,6 +82,10 @@ pub struct Inner {
     pub metrics: Arc<Metrics>,
     /// Rung when a compaction has been carried out.
     pub compactions: Arc<Compactions>,
+    /// How far a defragmentation is.
+    pub defragmentation: Job,
+    /// Who defragments. A second request has its turn when the first one is through, as in etcd.
+    pub defragmenting: Arc<tokio::sync::Mutex<()>>,
     /// Sums of what entries did, to compare with other members'.
     pub trail: Arc<Mutex<Trail>>,
     /// Ids for requests and leases.
@@ -101,6 +106,8 @@ impl Deref for Node {
 pub struct Compactions {
     done: Mutex<i64>,
     bell: Notify,
+    /// How far the one is that is being carried out.
+    pub job: Job,
 }
 
 impl Compactions {
@@ -109,6 +116,7 @@ impl Compactions {
         Compactions {
             done: Mutex::new(revision),
             bell: Notify::new(),
+            job: Job::default(),
         }
     }
 

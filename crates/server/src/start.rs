@@ -33,6 +33,7 @@ use crate::metrics::{Metrics, Network};
 use crate::node::{Compactions, Inner, Node};
 use crate::passwords::Passwords;
 use crate::peers::{Inlet, Peers};
+use crate::progress::Job;
 use crate::replies::Replies;
 use crate::sending::Sender;
 use crate::storage::{Storage, StorageError};
@@ -320,6 +321,8 @@ pub fn start(config: Arc<Config>, surroundings: Surroundings) -> Result<Running,
         watches,
         metrics,
         compactions,
+        defragmentation: Job::default(),
+        defragmenting: Arc::default(),
         trail,
         ids,
         started,

@@ -16,13 +16,14 @@ use tonic::body::Body;
 use types::CODE_NAMES;
 
 /// Calls that are no question and answer, and what they are.
-const STREAMS: [(&str, &str); 6] = [
+const STREAMS: [(&str, &str); 7] = [
     ("etcdserverpb.KV/RangeStream", "server_stream"),
     ("etcdserverpb.Watch/Watch", "bidi_stream"),
     ("etcdserverpb.Lease/LeaseKeepAlive", "bidi_stream"),
     ("etcdserverpb.Maintenance/Snapshot", "server_stream"),
     ("v3electionpb.Election/Observe", "server_stream"),
     ("grpc.health.v1.Health/Watch", "server_stream"),
+    ("keelson.v1.Progress/Watch", "server_stream"),
 ];
 
 /// All calls of etcd's.

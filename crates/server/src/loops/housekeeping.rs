@@ -121,16 +121,20 @@ impl Housekeeper {
         self.hash_compaction(revision);
         let started = Instant::now();
         let mut cursor = Cursor::default();
-        let mut dropped = 0;
+        let (mut dropped, mut passed) = (0, 0);
+        // Keys that come meanwhile are passed too.
+        let (keys, job) = (self.mvcc.keys(), &self.compactions.job);
         let metrics = &self.metrics;
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
         loop {
+            job.at(passed.min(keys) as u64, keys as u64);
             let slice = Instant::now();
             let step = self.mvcc.compact_step(&mut cursor, COMPACT_KEYS);
             metrics
                 .debugging_mvcc_index_compaction_pause_duration_milliseconds
                 .observe(ms(slice.elapsed()));
             dropped += step.dropped.len();
+            passed += step.passed;
             let forgetting = Instant::now();
             self.store.forget(&step.dropped);
             metrics
@@ -145,6 +149,8 @@ impl Housekeeper {
         // A walk goes as far as the newest compaction, which may have come meanwhile.
         self.walked = self.mvcc.compacted();
         self.compactions.carried_out(revision);
+        job.at(keys as u64, keys as u64);
+        job.over();
         let metrics = &self.metrics;
         metrics
             .debugging_mvcc_db_compaction_keys_total

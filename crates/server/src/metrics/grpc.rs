@@ -10,8 +10,8 @@ use super::kinds::{Counter, Histogram, Metric, Sharded};
 use super::text::Text;
 
 /// Services and their methods, unary unless said otherwise. The bool says that a service is shown
-/// before its first call, as etcd does with all but the recipes (lock and election).
-const SERVICES: [(&str, bool, &str); 9] = [
+/// before its first call, as etcd does with all but the recipes (lock and election); ours are not.
+const SERVICES: [(&str, bool, &str); 10] = [
     (
         "etcdserverpb.KV",
         true,
@@ -47,6 +47,7 @@ const SERVICES: [(&str, bool, &str); 9] = [
         false,
         "Campaign Proclaim Leader Observe:server_stream Resign",
     ),
+    ("keelson.v1.Progress", false, "Watch:server_stream"),
 ];
 
 /// The shape of a method with one message each way.

@@ -116,21 +116,15 @@ impl maintenance_server::Maintenance for Maintenance {
         let node = self.0.clone();
         node.admit(&head)?;
         node.require_root(&head).await.map_err(status)?;
-        let started = std::time::Instant::now();
-        node.metrics.disk_defrag_inflight.set(1);
-        let outcome = blocking({
-            let node = node.clone();
-            move || node.store.rewrite_all(|_, _| {})
+        let turn = node.defragmenting.clone().lock_owned().await;
+        // Goes on to its end when the client goes away.
+        let outcome = blocking(move || {
+            let outcome = defragment(&node);
+            drop(turn);
+            outcome
         })
-        .await;
-        node.metrics.disk_defrag_inflight.set(0);
-        node.metrics
-            .disk_backend_defrag_duration_seconds
-            .observe(started.elapsed().as_secs_f64());
-        outcome?.map_err(|error| {
-            tracing::error!(error = %error, "failed to rewrite the store");
-            Status::unknown(error.to_string())
-        })?;
+        .await?;
+        outcome.map_err(|error| Status::unknown(error.to_string()))?;
         Ok(Response::new(DefragmentResponse::default()))
     }
 
@@ -248,6 +242,19 @@ impl maintenance_server::Maintenance for Maintenance {
             version,
         }))
     }
+}
+
+/// Rewrites the store, in the sight of all.
+fn defragment(node: &Node) -> Result<(), store::RewriteError> {
+    let (started, job) = (std::time::Instant::now(), &node.defragmentation);
+    node.metrics.disk_defrag_inflight.set(1);
+    let outcome = node.store.rewrite_all(|done, total| job.at(done, total));
+    job.over();
+    node.metrics.disk_defrag_inflight.set(0);
+    node.metrics
+        .disk_backend_defrag_duration_seconds
+        .observe_duration(started.elapsed());
+    outcome.inspect_err(|error| tracing::error!(error = %error, "failed to rewrite the store"))
 }
 
 /// An alarm as Go prints the message.

@@ -9,6 +9,7 @@ mod lease;
 mod led;
 mod lock;
 mod maintenance;
+mod progress;
 mod recipes;
 mod services;
 mod watch;
@@ -30,6 +31,7 @@ pub use kv::Kv;
 pub use lease::Leases;
 pub use lock::Lock;
 pub use maintenance::Maintenance;
+pub use progress::Progress;
 pub use services::Services;
 pub use watch::Watches;
 

@@ -15,6 +15,7 @@ use grpc::etcdserverpb::maintenance_server::MaintenanceServer;
 use grpc::grpc::health::v1::health_server::HealthServer;
 use grpc::hot::etcdserverpb::kv_server::KvServer;
 use grpc::hot::etcdserverpb::watch_server::WatchServer;
+use grpc::keelson::v1::progress_server::ProgressServer;
 use grpc::v3electionpb::election_server::ElectionServer;
 use grpc::v3lockpb::lock_server::LockServer;
 use http::{HeaderValue, Request, Response};
@@ -22,7 +23,7 @@ use hyper::service::Service;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::{Auth, Cluster, Election, Health, Kv, Leases, Lock, Maintenance, Watches};
+use super::{Auth, Cluster, Election, Health, Kv, Leases, Lock, Maintenance, Progress, Watches};
 use crate::GRPC_OVERHEAD_BYTES;
 use crate::listen::RequestBody;
 use crate::node::Node;
@@ -39,6 +40,7 @@ pub struct Services {
     health: HealthServer<Health>,
     lock: LockServer<Lock>,
     election: ElectionServer<Election>,
+    progress: ProgressServer<Progress>,
     message_bytes_max: usize,
 }
 
@@ -56,6 +58,7 @@ impl Services {
             health: HealthServer::new(Health(node.clone())).max_decoding_message_size(max),
             lock: LockServer::new(Lock(node.clone())).max_decoding_message_size(max),
             election: ElectionServer::new(Election(node.clone())).max_decoding_message_size(max),
+            progress: ProgressServer::new(Progress(node.clone())).max_decoding_message_size(max),
             message_bytes_max: max,
         }
     }
@@ -94,6 +97,7 @@ impl Service<Request<RequestBody>> for Services {
             "grpc.health.v1.Health" => call(&self.health, request),
             "v3lockpb.Lock" => call(&self.lock, request),
             "v3electionpb.Election" => call(&self.election, request),
+            "keelson.v1.Progress" => call(&self.progress, request),
             unknown => {
                 let refusal = Status::unimplemented(format!("unknown service {unknown}"));
                 return Answer::ready(refusal, self.message_bytes_max);
