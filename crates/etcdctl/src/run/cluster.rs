@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::*;
+use proto::keelson::v1::progress_request::Job;
 
 use super::context::{self, Context, none, only, text};
 use super::keys::is_serializable;
@@ -313,7 +314,8 @@ pub async fn defrag(context: &Context, defrag: &Defrag) -> Result<(), Failure> {
 async fn defragment(context: &Context, endpoint: &str) -> Result<(), Failure> {
     let client = context.connect_to(vec![endpoint.to_owned()], true).await?;
     let name = format!("defragmenting {endpoint}");
-    progress::while_waiting(&name, client.defragment(DefragmentRequest {})).await?;
+    let work = client.defragment(DefragmentRequest {});
+    progress::while_waiting(&name, &client, Job::Defragmentation, work).await?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse};
+use proto::keelson::v1::progress_request::Job;
 
 use super::context::{self, Context, bytes, text};
 use super::{ask, ids, progress};
@@ -238,6 +239,7 @@ pub async fn compaction(context: &Context, compaction: &Compaction) -> Result<()
         revision,
         physical: compaction.physical,
     };
-    progress::while_waiting("compacting", client.compact(request)).await?;
+    let work = client.compact(request);
+    progress::while_waiting("compacting", &client, Job::Compaction, work).await?;
     context::print(format!("compacted revision {revision}\n").as_bytes())
 }

@@ -4,13 +4,18 @@ use std::future::Future;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use client::{Answers, Client};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use proto::keelson::v1::progress_request::Job;
+use proto::keelson::v1::{ProgressRequest, ProgressResponse};
 use types::print;
 
 /// How often a job that nobody watches says how far it is.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 /// How long a job may take before it is called long.
 const SHORT: Duration = Duration::from_millis(500);
+/// How long to wait before a server that knows of no such job is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,53 +25,73 @@ pub enum Unit {
     Seconds,
 }
 
-/// A job with a known end.
+/// A job.
 pub struct Progress {
-    name: &'static str,
+    name: String,
     unit: Unit,
-    total: u64,
+    done: u64,
+    /// How much there is to do, if that is known.
+    total: Option<u64>,
     began: Instant,
     said: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    pub fn new(name: &'static str, unit: Unit, total: u64) -> Self {
-        let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total).with_style(style(unit)).with_message(name);
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
+    /// A job with a known end.
+    pub fn new(name: impl Into<String>, unit: Unit, total: u64) -> Self {
+        let mut progress = Self::with_unknown_end(name, unit, Instant::now());
+        progress.told(0, Some(total));
+        progress
+    }
+
+    /// So far there is only a sign of life to show.
+    fn with_unknown_end(name: impl Into<String>, unit: Unit, began: Instant) -> Self {
+        let name = name.into();
         Self {
+            bar: std::io::stderr().is_terminal().then(|| spinner(&name)),
             name,
             unit,
-            total,
-            began: now,
-            said: now,
-            bar,
+            done: 0,
+            total: None,
+            began,
+            said: Instant::now(),
         }
     }
 
     /// So much is done.
     pub fn at(&mut self, done: u64) {
-        match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None if self.said.elapsed() >= BETWEEN_LINES => {
-                self.said = Instant::now();
-                eprintln!("{}", self.line(done));
-            }
-            None => {}
+        self.told(done, self.total);
+    }
+
+    fn told(&mut self, done: u64, total: Option<u64>) {
+        self.done = done;
+        self.bar.iter().for_each(|bar| bar.set_position(done));
+        if self.total != total {
+            self.total = total;
+            self.bar.iter().for_each(|bar| measure(bar, self.unit, total));
+        }
+        self.say();
+    }
+
+    /// Says how far it is, if nobody sees the bar and nothing was said for a while.
+    fn say(&mut self) {
+        if self.bar.is_none() && self.said.elapsed() >= BETWEEN_LINES {
+            self.said = Instant::now();
+            eprintln!("{}", self.line(self.began.elapsed()));
         }
     }
 
-    fn line(&self, done: u64) -> String {
+    fn line(&self, after: Duration) -> String {
         let amount = |amount| match self.unit {
             Unit::Bytes => print::size(amount),
             Unit::Keys => format!("{amount} keys"),
             Unit::Seconds => format!("{amount}s"),
         };
-        print::progress(self.name, [done, self.total], amount, self.began.elapsed())
+        match self.total {
+            Some(total) => print::progress(&self.name, [self.done, total], amount, after),
+            None => format!("{}: {}s", self.name, after.as_secs()),
+        }
     }
 }
 
@@ -75,6 +100,14 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
+}
+
+/// Makes a bar of a mere sign of life.
+fn measure(bar: &ProgressBar, unit: Unit, total: Option<u64>) {
+    bar.set_style(style(unit));
+    bar.set_length(total.unwrap_or_default());
+    // What was done before anybody looked says nothing about the speed.
+    bar.reset_eta();
 }
 
 fn style(unit: Unit) -> ProgressStyle {
@@ -92,28 +125,6 @@ fn style(unit: Unit) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// Waits for something that does not tell how far it is; with a sign of life.
-pub async fn while_waiting<T>(name: &str, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    let began = Instant::now();
-    if let Ok(done) = tokio::time::timeout(SHORT, &mut work).await {
-        return done;
-    }
-    let spinner = std::io::stderr().is_terminal().then(|| spinner(name));
-    let mut tells = tokio::time::interval(BETWEEN_LINES);
-    tells.tick().await;
-    let done = loop {
-        tokio::select! {
-            done = &mut work => break done,
-            _ = tells.tick(), if spinner.is_none() => {
-                eprintln!("{name}: {}s", began.elapsed().as_secs());
-            }
-        }
-    };
-    spinner.iter().for_each(ProgressBar::finish_and_clear);
-    done
-}
-
 fn spinner(name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
     let spinner = ProgressBar::new_spinner()
@@ -121,4 +132,81 @@ fn spinner(name: &str) -> ProgressBar {
         .with_message(name.to_owned());
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
+}
+
+/// Waits for a job of a server. One of ours tells how far it is; of others there is a sign of life.
+pub async fn while_waiting<T>(name: &str, client: &Client, job: Job, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let began = Instant::now();
+    if let Ok(done) = tokio::time::timeout(SHORT, &mut work).await {
+        return done;
+    }
+    let unit = match job {
+        Job::Compaction => Unit::Keys,
+        Job::Defragmentation | Job::Unspecified => Unit::Bytes,
+    };
+    let mut progress = Progress::with_unknown_end(name, unit, began);
+    let mut followed = Followed::new(client, job);
+    let mut says = tokio::time::interval(BETWEEN_LINES);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            ProgressResponse { done, total } = followed.next() => progress.told(done, Some(total)),
+            _ = says.tick() => progress.say(),
+        }
+    }
+}
+
+/// A job of a server, as that tells of it.
+struct Followed<'a> {
+    client: &'a Client,
+    job: Job,
+    answers: Option<Answers<ProgressRequest, ProgressResponse>>,
+}
+
+impl<'a> Followed<'a> {
+    fn new(client: &'a Client, job: Job) -> Self {
+        let answers = Some(client.progress(job));
+        Followed { client, job, answers }
+    }
+
+    /// How far it is, as soon as that has changed.
+    async fn next(&mut self) -> ProgressResponse {
+        while let Some(answers) = &mut self.answers {
+            match answers.next().await {
+                Some(Ok(told)) => return told,
+                // It has not begun yet. Or this was the same job for somebody else, or of another member.
+                None => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    self.answers = Some(self.client.progress(self.job));
+                }
+                // A server of etcd does not tell.
+                Some(Err(_)) => self.answers = None,
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_a_job_is_or_how_long_it_takes_if_nobody_knows() {
+        let mut progress = Progress::with_unknown_end("compacting", Unit::Keys, Instant::now());
+        let after = Duration::from_secs(10);
+        assert_eq!(progress.line(after), "compacting: 10s");
+        progress.told(1000, Some(5000));
+        assert_eq!(
+            progress.line(after),
+            "compacting: 1000 keys of 5000 keys (20%), 40s left"
+        );
+        let mut progress = Progress::new("defragmenting here:2379", Unit::Bytes, 4_000_000);
+        progress.at(1_000_000);
+        assert_eq!(
+            progress.line(after),
+            "defragmenting here:2379: 1.0 MB of 4.0 MB (25%), 30s left"
+        );
+    }
 }
