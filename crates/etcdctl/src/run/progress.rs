@@ -120,7 +120,10 @@ fn style(unit: Unit) -> ProgressStyle {
     let style = ProgressStyle::with_template(&template).expect("the template is written above");
     style
         .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{}s", state.eta().as_secs());
+            let _ = match state.per_sec() > 0.0 {
+                true => write!(out, "{}s", state.eta().as_secs()),
+                false => write!(out, "?"),
+            };
         })
         .progress_chars("=> ")
 }
