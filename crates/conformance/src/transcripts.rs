@@ -73,7 +73,7 @@ static MISTAKE_REST: LazyLock<Regex> = LazyLock::new(|| pattern(&format!("({}).*
 fn versions(call: &str, line: &str) -> Option<String> {
     static NEWER_FIELDS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r#","(storageVersion":"[^"]*"|dbSizeQuota":[0-9+]+|hash_revision":[0-9]+|downgradeInfo":\{[^}]*\})"#,
+            r#","(storageVersion":"[^"]*"|dbSizeQuota":[0-9+]+|hash_revision":[0-9]+|downgradeInfo":\{[^}]*\}|CancelReason":"[^"]*")"#,
         )
     });
     static NEWER_LINES: LazyLock<Regex> = LazyLock::new(|| {

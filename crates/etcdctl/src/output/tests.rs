@@ -178,7 +178,7 @@ fn json_is_what_go_makes_of_the_message() {
         ),
         (
             watch(),
-            r#"{"Header":H{"revision":7,"raft_term":2},"Events":[{"kv":{"key":"YQ==","create_revision":5,"mod_revision":6,"version":2,"value":"MQ=="},"prev_kv":{"key":"YQ==","create_revision":5,"mod_revision":5,"version":1,"value":"MA=="}},{"type":1,"kv":{"key":"YQ==","mod_revision":7}}],"CompactRevision":0,"Canceled":false,"Created":false}"#,
+            r#"{"Header":H{"revision":7,"raft_term":2},"Events":[{"kv":{"key":"YQ==","create_revision":5,"mod_revision":6,"version":2,"value":"MQ=="},"prev_kv":{"key":"YQ==","create_revision":5,"mod_revision":5,"version":1,"value":"MA=="}},{"type":1,"kv":{"key":"YQ==","mod_revision":7}}],"CompactRevision":0,"Canceled":false,"Created":false,"CancelReason":""}"#,
         ),
         (
             time_to_live(99, &["b"]),

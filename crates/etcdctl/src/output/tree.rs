@@ -148,6 +148,7 @@ fn watch(m: &pb::WatchResponse) -> Value {
         int("CompactRevision", m.compact_revision),
         ("Canceled".to_owned(), Value::Bool(m.canceled)),
         ("Created".to_owned(), Value::Bool(m.created)),
+        text("CancelReason", &m.cancel_reason),
     ])
 }
 
