@@ -281,7 +281,7 @@ fn target(text: &str) -> Result<Version, Failure> {
     let parsed = Version::parse(text).filter(|_| text.matches('.').count() == 1);
     parsed.ok_or_else(|| {
         let text = format!("wrong target version format, expected \"X.Y\", got {text:?}");
-        Failure::new(1, text)
+        Failure::arguments(text)
     })
 }
 

@@ -30,7 +30,12 @@ pub fn render(format: Format, answer: &Answer) -> Result<String, &'static str> {
         Format::Simple => Ok(texts().join(", ") + "\n"),
         Format::Fields => Ok(fields
             .iter()
-            .map(|field| format!("\"{}\" : {}\n", field.field, field.value))
+            .map(|field| {
+                // A text stands there without quotes.
+                let value = field.value.as_str().map(str::to_owned);
+                let value = value.unwrap_or_else(|| field.value.to_string());
+                format!("\"{}\" : {value}\n", field.field)
+            })
             .collect()),
         Format::Json => {
             let fields = fields
@@ -125,7 +130,7 @@ mod tests {
         );
         assert_eq!(
             shown(Format::Fields),
-            "\"Hash\" : 31\n\"Revision\" : 7\n\"Keys\" : 5\n\"Size\" : 24576\n\"Version\" : \"3.7.0\"\n"
+            "\"Hash\" : 31\n\"Revision\" : 7\n\"Keys\" : 5\n\"Size\" : 24576\n\"Version\" : 3.7.0\n"
         );
         assert!(shown(Format::Table).contains("│ TOTAL KEYS │"));
         assert_eq!(
