@@ -201,10 +201,20 @@ impl From<Failure> for Error {
             Failure::Lost(Lost { endpoint, cause, .. }) => Error::Lost { endpoint, cause },
             Failure::Status(status) => Error::Server {
                 code: status.code(),
-                message: status.message().to_owned(),
+                message: too_large(status.message()).unwrap_or_else(|| status.message().to_owned()),
             },
         }
     }
+}
+
+/// What tonic says of an answer that is larger than the client takes, in the words of Go's clients.
+fn too_large(message: &str) -> Option<String> {
+    let sizes = message.strip_prefix("Error, decoded message length too large: found ")?;
+    let (size, max) = sizes.split_once(" bytes, the limit is: ")?;
+    let max = max.strip_suffix(" bytes")?;
+    Some(format!(
+        "grpc: received message larger than max ({size} vs. {max})"
+    ))
 }
 
 impl From<Status> for Error {

@@ -106,6 +106,9 @@ fn cure_of(message: &str) -> Option<&'static str> {
         None if message.starts_with("trying to send message larger than max") => {
             Some("--max-request-bytes says how large a request may be, here and for the server.")
         }
+        None if message.starts_with("grpc: received message larger than max") => Some(
+            "--max-recv-bytes says how large an answer may be; the server's --max-request-bytes, a request.",
+        ),
         None if message.starts_with("unknown method ") => {
             Some("The server is of a release that does not have this yet.")
         }
