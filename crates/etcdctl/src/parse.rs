@@ -220,7 +220,7 @@ fn explain(error: &clap::Error) -> (String, Option<String>) {
         Some(ContextValue::Strings(texts)) => texts.join(", "),
         _ => String::new(),
     };
-    let flag = |text: String| text.split([' ', '=']).next().unwrap_or_default().to_owned();
+    let flag = |text: String| text.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
     let proposal = |kind| match text(kind) {
         proposal if proposal.is_empty() => None,
         proposal => Some(format!("Did you mean {proposal}?")),

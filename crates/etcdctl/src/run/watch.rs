@@ -153,7 +153,8 @@ async fn execute(exec: &[OsString], revision: i64, event: &Event) -> Result<(), 
         },
         Err(error) => error.to_string(),
     };
-    eprintln!("command {exec:?} error ({why})");
+    let words: Vec<_> = exec.iter().map(|word| quoted(word.as_encoded_bytes())).collect();
+    eprintln!("command [{}] error ({why})", words.join(" "));
     Err(Failure::silent(1))
 }
 
