@@ -346,7 +346,7 @@ fn masked_cells(row: &str, separator: &str) -> String {
 
 /// Whether a line of standard error is a log line: JSON, or text that begins with the date.
 fn is_log(line: &str) -> bool {
-    static LOG: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\{|[0-9]{4}-)"));
+    static LOG: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\{|[0-9]{4}-|stty: )"));
     LOG.is_match(line)
 }
 

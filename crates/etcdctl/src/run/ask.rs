@@ -1,15 +1,38 @@
 //! Questions to whoever sits at the terminal.
 
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// Asks for a secret at the terminal, whatever standard input is, and does not show what is typed.
+/// The longest password that is read from a pipe; a terminal has no longer lines. What is beyond is not read.
+const LINE_MAX: usize = 4096;
+
+/// Asks for a secret. What is typed at a terminal is not shown; from a pipe a line is read, and nothing behind it.
 pub fn secret(prompt: &str) -> io::Result<String> {
-    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
-    let mut terminal = terminal
-        .map_err(|error| io::Error::new(error.kind(), format!("there is no terminal to ask at: {error}")))?;
+    let line = match io::stdin().is_terminal() {
+        true => typed(prompt),
+        false => piped(prompt),
+    };
+    line.map(|line| line.trim().to_owned())
+}
+
+fn piped(prompt: &str) -> io::Result<String> {
+    print!("{prompt}");
+    let mut line = Vec::new();
+    // Rust's standard input would read ahead, of what is for others.
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut byte = [0];
+    while line.len() < LINE_MAX && input.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    println!();
+    String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn typed(prompt: &str) -> io::Result<String> {
+    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     terminal.write_all(prompt.as_bytes())?;
     let before = tcgetattr(&terminal)?;
     let mut silent: Termios = before.clone();
@@ -19,8 +42,7 @@ pub fn secret(prompt: &str) -> io::Result<String> {
     let read = BufReader::new(&terminal).read_line(&mut line);
     tcsetattr(&terminal, OptionalActions::Flush, &before)?;
     terminal.write_all(b"\n")?;
-    read?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    read.map(|_| line)
 }
 
 /// Asks yes or no on standard error; no is what is not yes.

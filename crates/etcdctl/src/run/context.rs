@@ -111,14 +111,18 @@ impl Context {
                 srv::endpoints(domain, service, self.global.insecure_discovery).await?
             }
         };
-        match found.is_empty() {
-            false => Ok(found),
-            true => Ok(self
-                .global
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.trim().to_owned())
-                .collect()),
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        // A comma too many, as templates leave it behind, is no endpoint.
+        let given = self.global.endpoints.iter().map(|endpoint| endpoint.trim());
+        let given: Vec<_> = given.filter(|endpoint| !endpoint.is_empty()).collect();
+        match given.is_empty() {
+            true => Err(Failure::new(
+                Status::Connection,
+                "etcdclient: no available endpoints",
+            )),
+            false => Ok(given.into_iter().map(str::to_owned).collect()),
         }
     }
 
@@ -214,7 +218,8 @@ impl Credentials<'_> {
             Some((name, password)) => (name, password.to_owned()),
             None => (self.user, ask::secret(self.prompt).map_err(unasked)?),
         };
-        Ok(Some(User::Password {
+        // Nobody can sign in without one.
+        Ok((!password.is_empty()).then(|| User::Password {
             name: name.to_owned(),
             password,
         }))
