@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 pub use hickory_resolver::proto::rr::Record;
-use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::rdata::{PTR, SRV};
 use hickory_resolver::proto::rr::{Name, RData};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -62,6 +62,11 @@ pub fn weighted(name: &str, (priority, weight): (u16, u16), target: &str, port: 
 /// A record that says what a host's address is.
 pub fn host(name: &str, address: IpAddr) -> Record {
     Record::from_rdata(domain(name), 60, RData::from(address))
+}
+
+/// A record that says what an address's name is.
+pub fn pointer(address: IpAddr, name: &str) -> Record {
+    Record::from_rdata(address.into(), 60, RData::PTR(PTR(domain(name))))
 }
 
 fn domain(name: &str) -> Name {

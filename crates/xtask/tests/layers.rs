@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("wal", &["types", "proto", "env"]),
     ("store", &["types", "proto", "env", "mvcc"]),
     ("bolt", &["types", "env"]),
+    ("names", &[]),
     ("tls", &[]),
     ("calm", &[]),
     ("insight", &["proto"]),
