@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use names::NameError;
 use parking_lot::Mutex;
 use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -225,23 +226,15 @@ async fn reach(place: &Place) -> Result<Box<dyn Socket>, Cause> {
             Ok(Box::new(socket))
         }
         Place::Net { host, port } => {
-            let unknown = |reason: String| Cause::UnknownName {
-                name: host.clone(),
-                reason,
+            let unknown = |error: NameError| Cause::UnknownName {
+                name: error.name,
+                reason: error.problem.to_string(),
             };
-            let found = lookup_host((host.as_str(), *port)).await;
-            let addresses = found.map_err(|error| unknown(error.to_string()))?;
-            let mut last = unknown("no addresses".into());
-            for address in addresses {
-                match TcpStream::connect(address).await {
-                    Ok(socket) => {
-                        socket.set_nodelay(true).map_err(|error| io_cause(&error))?;
-                        return Ok(Box::new(socket));
-                    }
-                    Err(error) => last = io_cause(&error),
-                }
-            }
-            Err(last)
+            let addresses = names::addresses(host, *port).await.map_err(unknown)?;
+            let reached = names::reach(None, &addresses).await;
+            let socket = reached.map_err(|error| io_cause(&error))?;
+            socket.set_nodelay(true).map_err(|error| io_cause(&error))?;
+            Ok(Box::new(socket))
         }
     }
 }

@@ -11,13 +11,7 @@
 //!
 //! Source: etcd's `client/pkg/srv`. The records of members are another matter, that of crate `discovery`.
 
-use std::net::SocketAddr;
-
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::RData;
+use names::{Dns, NameError};
 use rand::Rng;
 use thiserror::Error;
 
@@ -52,96 +46,49 @@ impl Target {
     }
 }
 
-/// Why no member is known.
+/// Why no member is known: neither service is there.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SrvError {
-    /// The machine's resolver is not set up.
-    #[error("cannot ask the DNS: {0}")]
-    NoResolver(String),
-    /// Neither service is there.
-    #[error("dns lookup errors: {secure} and {plain}")]
-    Nobody {
-        /// What the DNS says about the service with TLS.
-        secure: String,
-        /// And about the one without.
-        plain: String,
-    },
+#[error("dns lookup errors: {secure} and {plain}")]
+pub struct SrvError {
+    /// What is wrong with the service with TLS.
+    pub secure: String,
+    /// And with the one without.
+    pub plain: String,
 }
 
-/// The DNS.
-#[derive(Debug)]
-pub struct Dns(TokioResolver);
-
-impl Dns {
-    /// The one that `/etc/resolv.conf` names.
-    pub fn system() -> Result<Self, SrvError> {
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        resolver.map(Dns).map_err(no_resolver)
+/// The members that the records of a domain name, those with TLS first, each by priority. `name` is what comes after
+/// the services' names, if anything.
+pub async fn members(dns: &Dns, domain: &str, name: &str) -> Result<Vec<Target>, SrvError> {
+    let (secure, plain) = tokio::join!(
+        service(dns, domain, "etcd-client-ssl", name),
+        service(dns, domain, "etcd-client", name)
+    );
+    if let (Err(secure), Err(plain)) = (&secure, &plain) {
+        let (secure, plain) = (secure.to_string(), plain.to_string());
+        return Err(SrvError { secure, plain });
     }
-
-    /// A server.
-    pub fn at(server: SocketAddr) -> Result<Self, SrvError> {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-            connection.port = server.port();
-            connection
-        });
-        let server = NameServerConfig::new(server.ip(), true, connections.into());
-        let config = ResolverConfig::from_name_servers(vec![server]);
-        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        builder.build().map(Dns).map_err(no_resolver)
-    }
-
-    /// The members that the records of a domain name, those with TLS first, each by priority. `name` is what comes after
-    /// the services' names, if anything.
-    pub async fn members(&self, domain: &str, name: &str) -> Result<Vec<Target>, SrvError> {
-        let (secure, plain) = tokio::join!(
-            self.service(domain, "etcd-client-ssl", name),
-            self.service(domain, "etcd-client", name)
-        );
-        if let (Err(secure), Err(plain)) = (&secure, &plain) {
-            let (secure, plain) = (secure.clone(), plain.clone());
-            return Err(SrvError::Nobody { secure, plain });
-        }
-        let secure = secure.into_iter().flatten().map(|target| Target {
-            is_secure: true,
-            ..target
-        });
-        Ok(secure.chain(plain.into_iter().flatten()).collect())
-    }
-
-    async fn service(&self, domain: &str, service: &str, name: &str) -> Result<Vec<Target>, String> {
-        let hyphen = if name.is_empty() { "" } else { "-" };
-        let full = format!("_{service}{hyphen}{name}._tcp.{domain}");
-        let found = self.0.srv_lookup(full.as_str()).await;
-        let found = found.map_err(|error| failed(&full, &error))?;
-        let mut targets: Vec<Target> = found
-            .answers()
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::SRV(srv) => Some(Target {
-                    host: srv.target.to_ascii().trim_end_matches('.').to_owned(),
-                    port: srv.port,
-                    priority: srv.priority,
-                    weight: srv.weight,
-                    is_secure: false,
-                }),
-                _ => None,
-            })
-            .collect();
-        in_turn(&mut targets, &mut rand::rng());
-        Ok(targets)
-    }
+    let secure = secure.into_iter().flatten().map(|target| Target {
+        is_secure: true,
+        ..target
+    });
+    Ok(secure.chain(plain.into_iter().flatten()).collect())
 }
 
-fn no_resolver(error: NetError) -> SrvError {
-    SrvError::NoResolver(error.to_string())
-}
-
-fn failed(name: &str, error: &NetError) -> String {
-    match error.is_no_records_found() {
-        true => format!("lookup {name}: no such host"),
-        false => format!("lookup {name}: {error}"),
-    }
+async fn service(dns: &Dns, domain: &str, service: &str, name: &str) -> Result<Vec<Target>, NameError> {
+    let hyphen = if name.is_empty() { "" } else { "-" };
+    let found = dns
+        .services(&format!("_{service}{hyphen}{name}._tcp.{domain}"))
+        .await?;
+    let target = |found: names::Service| Target {
+        host: found.host,
+        port: found.port,
+        priority: found.priority,
+        weight: found.weight,
+        is_secure: false,
+    };
+    let mut targets: Vec<_> = found.into_iter().map(target).collect();
+    in_turn(&mut targets, &mut rand::rng());
+    Ok(targets)
 }
 
 /// By priority, and within one by chance, so that not everybody begins with the same member.
@@ -166,8 +113,7 @@ mod tests {
     async fn ask(records: Vec<Record>, name: &str) -> Result<Vec<String>, String> {
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
         let authority = Authority::start(loopback, records).await.unwrap();
-        let dns = Dns::at(authority.address).unwrap();
-        let found = dns.members("example.com", name).await;
+        let found = members(&Dns::at(authority.address), "example.com", name).await;
         let show = |target: &Target| format!("{} {} {}", target.url(), target.priority, target.weight);
         found
             .map(|found| found.iter().map(show).collect())

@@ -19,9 +19,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use futures_util::future::join_all;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::RData;
+use names::{Dns, NameError, Service};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -60,12 +58,9 @@ pub enum Scheme {
 /// Why the members are not known.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SrvError {
-    /// The machine's resolver is not set up.
-    #[error("cannot ask the DNS: {0}")]
-    NoResolver(String),
     /// The member itself can't be found.
     #[error("cannot resolve an advertised peer URL: {0}")]
-    Advertised(String),
+    Advertised(NameError),
     /// Neither service has a member.
     #[error("{0}")]
     Nobody(String),
@@ -122,16 +117,6 @@ impl Scheme {
     }
 }
 
-/// Where a record points to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Target {
-    /// The lower, the earlier in the list.
-    priority: u16,
-    /// Without the dot at the end.
-    host: String,
-    port: u16,
-}
-
 /// The members of one service by name and URL, and what stood in the way of others.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Listed {
@@ -152,7 +137,7 @@ async fn list(
     query: &Query,
     own: &HashMap<SocketAddr, Scheme>,
 ) -> Listed {
-    let targets = match dns.services(service, &query.domain).await {
+    let mut targets = match dns.services(&format!("_{service}._tcp.{}", query.domain)).await {
         Ok(targets) => targets,
         Err(problem) => {
             let problem = format!("error querying DNS SRV records for _{service} {problem}");
@@ -162,6 +147,8 @@ async fn list(
             };
         }
     };
+    // In the order of their priorities.
+    targets.sort();
     let resolved = targets.into_iter().map(|target| async {
         let addresses = dns.addresses(&target.host, target.port).await;
         (target, addresses)
@@ -177,7 +164,7 @@ fn name_members(
     service: &str,
     own_name: &str,
     own: &HashMap<SocketAddr, Scheme>,
-    targets: Vec<(Target, Result<Vec<SocketAddr>, String>)>,
+    targets: Vec<(Service, Result<Vec<SocketAddr>, NameError>)>,
 ) -> Listed {
     let mut listed = Listed::default();
     let mut strangers = (0..).map(|number: u32| number.to_string());
@@ -185,7 +172,7 @@ fn name_members(
         let url = format!("{}://{}", scheme.as_str(), host_port(&target.host, target.port));
         let own_scheme = addresses.map(|found| found.iter().find_map(|address| own.get(address)));
         let name = match own_scheme {
-            Err(problem) => Err(problem),
+            Err(problem) => Err(problem.to_string()),
             Ok(Some(own_scheme)) if *own_scheme != scheme => Err(format!(
                 "bootstrap at {url} from DNS for {service} has scheme mismatch with expected peer {}://",
                 own_scheme.as_str()
@@ -228,52 +215,4 @@ fn show(members: &[(String, String)]) -> String {
         .map(|(name, url)| format!("{name}={url}"))
         .collect();
     pairs.join(",")
-}
-
-/// The DNS.
-pub struct Dns(TokioResolver);
-
-impl Dns {
-    /// The one that `/etc/resolv.conf` names, after `/etc/hosts`.
-    pub fn system() -> Result<Self, SrvError> {
-        TokioResolver::builder_tokio()
-            .and_then(|builder| builder.build())
-            .map(Dns)
-            .map_err(|error| SrvError::NoResolver(error.to_string()))
-    }
-
-    /// Where the records of a service point to, in the order of their priorities.
-    async fn services(&self, service: &str, domain: &str) -> Result<Vec<Target>, String> {
-        let name = format!("_{service}._tcp.{domain}");
-        let found = self.0.srv_lookup(name.as_str()).await;
-        let found = found.map_err(|error| failed(&name, &error))?;
-        let mut targets: Vec<Target> = found
-            .answers()
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::SRV(srv) => Some(Target {
-                    priority: srv.priority,
-                    host: srv.target.to_ascii().trim_end_matches('.').to_owned(),
-                    port: srv.port,
-                }),
-                _ => None,
-            })
-            .collect();
-        targets.sort();
-        Ok(targets)
-    }
-
-    /// The addresses of a host, with a port.
-    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-        let found = self.0.lookup_ip(host).await;
-        let found = found.map_err(|error| failed(host, &error))?;
-        Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect())
-    }
-}
-
-fn failed(name: &str, error: &NetError) -> String {
-    match error.is_no_records_found() {
-        true => format!("lookup {name}: no such host"),
-        false => format!("lookup {name}: {error}"),
-    }
 }

@@ -19,7 +19,7 @@ mod proxies;
 mod systemd;
 
 use std::io::{Write, stderr, stdout};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::ExitCode;
 
 use insight::secrets::command_line;
@@ -254,7 +254,7 @@ fn die_by(signal: SignalKind) -> ExitCode {
 /// The address that this machine's packets to the world come from. Nothing is sent: connecting a
 /// datagram socket only looks the route up, here to an address reserved for documentation.
 fn default_host() -> Option<IpAddr> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
-    socket.connect(("198.51.100.1", 9)).ok()?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
     Some(socket.local_addr().ok()?.ip())
 }

@@ -1,7 +1,7 @@
 //! One short exchange with a server of this machine, over HTTP without TLS: what a health check and a first start need.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// How long one step of the exchange may take. Docker and Kubernetes give a probe a few seconds in all.
@@ -65,8 +65,9 @@ pub fn request(address: &str, target: &str, body: &str) -> io::Result<Answer> {
 
 /// Connects to the first of a name's addresses that can be reached.
 pub fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("the name has no address");
-    for found in address.to_socket_addrs()? {
+    let (host, port) = names::split(address).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    for found in names::blocking::addresses(host, port)? {
         match TcpStream::connect_timeout(&found, PATIENCE) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 /// How long a connection without a request is kept. Go members close one after 5 s.
 const IDLE: Duration = Duration::from_secs(4);
@@ -182,10 +182,7 @@ impl Connector {
                 let port = authority
                     .port_u16()
                     .unwrap_or(if scheme == "http" { 80 } else { 443 });
-                let socket = match self.from {
-                    None => TcpStream::connect((host, port)).await?,
-                    Some(from) => connect_from(from, host, port).await?,
-                };
+                let socket = names::connect_from(self.from, host, port).await?;
                 socket.set_nodelay(true)?;
                 Box::new(socket)
             }
@@ -204,24 +201,6 @@ impl Connector {
         })?;
         Ok(Box::new(tls.connect(host, socket).await?))
     }
-}
-
-/// Tries those addresses of a host that can be reached from this one of the machine.
-async fn connect_from(from: IpAddr, host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for place in tokio::net::lookup_host((host, port)).await? {
-        let socket = match (from, place) {
-            (IpAddr::V4(_), SocketAddr::V4(_)) => TcpSocket::new_v4()?,
-            (IpAddr::V6(_), SocketAddr::V6(_)) => TcpSocket::new_v6()?,
-            _ => continue,
-        };
-        socket.bind((from, 0).into())?;
-        match socket.connect(place).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -1,12 +1,14 @@
 //! Where the cluster is: as the flags say, or the SRV records of a domain.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use client::srv::{Dns, Target};
+use client::srv::{self, Target};
+use names::Dns;
 use tls::{Settings, Trust};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -31,9 +33,9 @@ pub struct Discovery {
 /// The target of `host:port`, or of a URL with that.
 pub fn parse(endpoint: &str) -> Option<Target> {
     let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
-    let (host, port) = split(rest.split('/').next()?)?;
+    let (host, port) = names::split(rest.split('/').next()?)?;
     Some(Target {
-        host,
+        host: host.to_owned(),
         port,
         priority: 0,
         weight: 0,
@@ -41,23 +43,12 @@ pub fn parse(endpoint: &str) -> Option<Target> {
     })
 }
 
-/// `host:port` in its two parts, an address without brackets.
-fn split(address: &str) -> Option<(String, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    match bare {
-        Some(bare) => Some((bare.to_owned(), port.parse().ok()?)),
-        None if host.contains(':') => None,
-        None => Some((host.to_owned(), port.parse().ok()?)),
-    }
-}
-
 /// Looks the records up, and keeps whom to believe.
 pub async fn discover(discovery: &Discovery) -> Result<Vec<Target>, ProxyError> {
     let Discovery {
         domain, service_name, ..
     } = discovery;
-    let found = Dns::system()?.members(domain, service_name).await?;
+    let found = srv::members(&Dns::system(), domain, service_name).await?;
     info!(
         "srv-server" = domain,
         endpoints = urls(&found),
@@ -83,7 +74,7 @@ async fn validated(discovery: &Discovery, found: Vec<Target>) -> Result<Vec<Targ
     let mut good = vec![];
     for target in found {
         let shake = async {
-            let socket = TcpStream::connect(target.address()).await?;
+            let socket = names::connect(&target.host, target.port).await?;
             client.connect(&discovery.domain, socket).await.map(drop)
         };
         match (target.is_secure, timeout(PATIENCE, shake).await) {
@@ -112,14 +103,21 @@ fn urls(targets: &[Target]) -> String {
     targets.iter().map(Target::url).collect::<Vec<_>>().join(",")
 }
 
+/// Listens at `host:port`.
+pub async fn listen(address: &str) -> Result<TcpListener, ProxyError> {
+    let bind = async {
+        let (host, port) = names::split(address).ok_or(io::ErrorKind::InvalidInput)?;
+        let found = names::to_listen_on(&names::addresses(host, port).await?);
+        TcpListener::bind(found.ok_or(io::ErrorKind::AddrNotAvailable)?).await
+    };
+    let bound: io::Result<_> = bind.await;
+    bound.map_err(|error| ProxyError::Listen(address.to_owned(), error.to_string()))
+}
+
 /// Refuses targets that are the listener itself: what is sent there would come back for ever.
 pub async fn refuse_loops(listen: &str, targets: &[Target]) -> Result<(), ProxyError> {
-    let resolve = async |address: String| {
-        let found = lookup_host(address.clone()).await;
-        let unknown = |error: std::io::Error| ProxyError::Unresolved(address, error.to_string());
-        found.map(Iterator::collect::<Vec<SocketAddr>>).map_err(unknown)
-    };
-    let own = resolve(listen.to_owned()).await?;
+    let (host, port) = names::split(listen).ok_or_else(|| ProxyError::Endpoint(listen.to_owned()))?;
+    let own = addresses(host, port).await?;
     let is_own = |address: &SocketAddr| {
         own.iter().any(|own| {
             let is_everywhere = own.ip().is_unspecified() && address.ip().is_loopback();
@@ -127,7 +125,8 @@ pub async fn refuse_loops(listen: &str, targets: &[Target]) -> Result<(), ProxyE
         })
     };
     for target in targets {
-        if let Some(address) = resolve(target.address()).await?.into_iter().find(is_own) {
+        let found = addresses(&target.host, target.port).await?;
+        if let Some(address) = found.into_iter().find(is_own) {
             return Err(ProxyError::Loop {
                 target: target.address(),
                 address,
@@ -138,10 +137,14 @@ pub async fn refuse_loops(listen: &str, targets: &[Target]) -> Result<(), ProxyE
     Ok(())
 }
 
+async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, ProxyError> {
+    let found = names::addresses(host, port).await;
+    found.map_err(|error| ProxyError::Unresolved(error.name, error.problem.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use conformance::certs::{self, Ask, Authority};
-    use tokio::net::TcpListener;
 
     use super::*;
 

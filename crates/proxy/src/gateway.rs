@@ -1,5 +1,6 @@
 //! `etcd gateway`: connections go on to members of a cluster as they are, whatever is in them.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -38,8 +39,7 @@ pub struct Config {
 pub async fn run(config: Config, ready: impl FnOnce()) -> Result<(), ProxyError> {
     let targets = targets(&config).await?;
     refuse_loops(&config.listen, &targets).await?;
-    let bound = TcpListener::bind(&config.listen).await;
-    let listener = bound.map_err(|error| ProxyError::Listen(config.listen.clone(), error.to_string()))?;
+    let listener = endpoints::listen(&config.listen).await?;
     let gateway = Arc::new(Gateway::new(targets));
     let addresses: Vec<_> = gateway
         .members
@@ -140,7 +140,7 @@ impl Gateway {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let member = self.pick(turn, &mut rand::rng())?;
             let address = member.target.address();
-            let reason = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+            let reason = match timeout(CONNECT_TIMEOUT, connect(&member.target)).await {
                 Ok(Ok(far)) => return Some(far),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no connection in time".to_owned(),
@@ -183,7 +183,7 @@ impl Gateway {
                 .filter(|member| member.is_away.load(Ordering::Relaxed))
             {
                 let address = member.target.address();
-                match timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+                match timeout(CONNECT_TIMEOUT, connect(&member.target)).await {
                     Ok(Ok(_)) => {
                         member.is_away.store(false, Ordering::Relaxed);
                         info!(address, "activated");
@@ -195,6 +195,10 @@ impl Gateway {
             }
         }
     }
+}
+
+async fn connect(target: &Target) -> io::Result<TcpStream> {
+    names::connect(&target.host, target.port).await
 }
 
 #[cfg(test)]

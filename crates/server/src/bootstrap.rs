@@ -21,6 +21,7 @@ use discovery::srv;
 use http::{Method, Request, Response, StatusCode};
 use machine::membership::{cluster_id, member_id};
 use machine::{Member, MemberChange};
+use names::Dns;
 use prost::Message;
 use proto::etcdserverpb;
 use proto::raftpb::{Entry, EntryType};
@@ -118,7 +119,7 @@ async fn look_up(
         name: config.name.clone(),
         advertised: config.advertise_peer.iter().filter_map(place).collect(),
     };
-    let cluster = srv::initial_cluster(&srv::Dns::system()?, &query).await?;
+    let cluster = srv::initial_cluster(&Dns::system(), &query).await?;
     parse_initial_cluster(&cluster).map_err(BootstrapError::DiscoveredUrl)
 }
 

@@ -8,7 +8,7 @@ mod gates;
 mod url;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -546,12 +546,9 @@ pub(crate) fn has_duplicate_url(cluster: &InitialCluster) -> bool {
 
 /// Whether two lists of URLs mean the same places: equal texts, or names that resolve to common addresses.
 pub(crate) fn same_addresses(a: &[Url], b: &[Url]) -> bool {
-    let resolve = |url: &Url| match url.scheme().is_unix() {
-        true => Vec::new(),
-        false => url
-            .address()
-            .to_socket_addrs()
-            .map_or(Vec::new(), Iterator::collect),
+    let resolve = |url: &Url| match url.port() {
+        Some(port) => names::blocking::addresses(url.host(), port).unwrap_or_default(),
+        None => Vec::new(),
     };
     let same = |a: &Url, b: &Url| {
         let places = resolve(a);

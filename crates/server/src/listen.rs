@@ -24,7 +24,7 @@ mod secure;
 mod shares;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -317,11 +317,9 @@ impl Listener {
     }
 }
 
-/// The one address to listen on for a host, IPv4 before IPv6.
+/// The one address to listen on for a host.
 fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
-    let addresses: Vec<_> = (host, port).to_socket_addrs().ok()?.collect();
-    let v4 = addresses.iter().find(|address| address.is_ipv4());
-    v4.or(addresses.first()).copied()
+    names::to_listen_on(&names::blocking::addresses(host, port).ok()?)
 }
 
 fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {

@@ -6,8 +6,7 @@
 
 use std::net::IpAddr;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::RData;
+use names::Dns;
 use thiserror::Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -52,7 +51,8 @@ pub async fn check_address(shown: &Shown, address: IpAddr) -> Result<(), Address
             address,
         });
     }
-    if lead_to(&names, address).await || fit(&names, &names_of(address).await) {
+    let dns = Dns::system();
+    if lead_to(&dns, &names, address).await || fit(&names, &dns.names(address).await.unwrap_or_default()) {
         return Ok(());
     }
     Err(AddressError::NoName { names, address })
@@ -90,30 +90,15 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-async fn lead_to(names: &[String], address: IpAddr) -> bool {
+async fn lead_to(dns: &Dns, names: &[String], address: IpAddr) -> bool {
     for name in names.iter().filter(|name| !name.starts_with("*.")) {
         // The port is of no interest.
-        let Ok(mut found) = tokio::net::lookup_host((name.as_str(), 0)).await else {
-            continue;
-        };
-        if found.any(|found| found.ip().to_canonical() == address) {
+        let found = dns.addresses(name, 0).await.unwrap_or_default();
+        if found.iter().any(|found| found.ip().to_canonical() == address) {
             return true;
         }
     }
     false
-}
-
-async fn names_of(address: IpAddr) -> Vec<String> {
-    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-    let Ok(resolver) = resolver else { return vec![] };
-    let Ok(found) = resolver.reverse_lookup(address).await else {
-        return vec![];
-    };
-    let pointers = found.answers().iter().filter_map(|record| match &record.data {
-        RData::PTR(name) => Some(name.to_ascii().trim_end_matches('.').to_owned()),
-        _ => None,
-    });
-    pointers.collect()
 }
 
 /// Whether one of the certificate's names, which may begin with `*.`, is one of those found.

@@ -28,11 +28,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["types", "proto", "env", "mvcc"]),
     ("bolt", &["types", "env"]),
     ("names", &[]),
-    ("tls", &[]),
+    ("tls", &["names"]),
     ("calm", &[]),
     ("insight", &["proto"]),
-    ("peer", &["types", "proto", "env", "tls"]),
-    ("discovery", &["types", "proto", "grpc", "peer", "tls"]),
+    ("peer", &["types", "proto", "env", "names", "tls"]),
+    ("discovery", &["types", "proto", "grpc", "names", "peer", "tls"]),
     (
         "image",
         &["types", "proto", "env", "mvcc", "machine", "wal", "store", "bolt"],
@@ -54,6 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "env",
             "wal",
             "store",
+            "names",
             "tls",
             "calm",
             "insight",
@@ -80,13 +81,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "image",
         ],
     ),
-    ("client", &["proto", "tls"]),
+    ("client", &["proto", "names", "tls"]),
     (
         "proxy",
-        &["calm", "client", "grpc", "insight", "proto", "tls", "types"],
+        &[
+            "calm", "client", "grpc", "insight", "proto", "names", "tls", "types",
+        ],
     ),
-    ("etcd", &["insight", "proxy", "server"]),
-    ("etcdctl", &["client", "types", "proto", "tls"]),
+    ("etcd", &["insight", "names", "proxy", "server"]),
+    ("etcdctl", &["client", "names", "types", "proto", "tls"]),
     ("etcdutl", &["server", "types", "env", "image"]),
     ("conformance", &["proto", "grpc", "tls"]),
     ("bench", &["proto", "grpc"]),
@@ -173,4 +176,14 @@ fn the_core_can_not_do_io() {
             );
         }
     }
+}
+
+/// The test server of `conformance` takes the words of the DNS from there.
+#[test]
+fn one_crate_looks_names_up() {
+    let dependencies = dependencies();
+    let asks = |names: &BTreeSet<String>| names.iter().any(|name| name.starts_with("hickory"));
+    let askers = dependencies.iter().filter(|(_, names)| asks(names));
+    let askers: Vec<_> = askers.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(askers, ["conformance", "names"]);
 }

@@ -1,8 +1,6 @@
 use std::net::Ipv4Addr;
 
 use conformance::authority::{Authority, Record, host, service};
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
 use super::*;
 
@@ -44,12 +42,7 @@ async fn ask(records: Vec<Record>, query: &Query) -> Result<String, SrvError> {
     let authority = Authority::start((Ipv4Addr::LOCALHOST, 0).into(), records)
         .await
         .unwrap();
-    let mut connection = ConnectionConfig::udp();
-    connection.port = authority.address.port();
-    let server = NameServerConfig::new(authority.address.ip(), true, vec![connection]);
-    let config = ResolverConfig::from_name_servers(vec![server]);
-    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    initial_cluster(&Dns(builder.build().unwrap()), query).await
+    initial_cluster(&Dns::at(authority.address), query).await
 }
 
 /// The answers are those of etcd's own test for the same records; where it finds a cluster without the asker in

@@ -6,7 +6,6 @@ use hyper::client::conn::http1;
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::context::Context;
 use crate::failure::{Failure, Status};
@@ -41,8 +40,8 @@ async fn metrics(context: &Context, endpoint: &str) -> Result<String, String> {
     let uri: Uri = url.parse().map_err(|_| "it is no URL".to_owned())?;
     let authority = uri.authority().ok_or("it is no URL")?.clone();
     let said = |error: &dyn std::fmt::Display| error.to_string();
-    let socket = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(2379)));
-    let socket = socket.await.map_err(|error| said(&error))?;
+    let socket = names::connect(authority.host(), authority.port_u16().unwrap_or(2379)).await;
+    let socket = socket.map_err(|error| said(&error))?;
     match uri.scheme_str() {
         Some("https") => {
             let tls =

@@ -109,13 +109,13 @@ pub async fn run(mut config: Config, ready: impl FnOnce()) -> Result<(), ProxyEr
         }
     }
     refuse_endpoints(&config).await?;
-    let listener = listen(&config.listen).await?;
+    let listener = endpoints::listen(&config.listen).await?;
     info!(
         address = config.listen,
         "listening for gRPC proxy client requests"
     );
     let metrics = match &config.listen_metrics {
-        Some(url) => Some(listen(url.split_once("://").map_or(&**url, |(_, rest)| rest)).await?),
+        Some(url) => Some(endpoints::listen(url.split_once("://").map_or(&**url, |(_, rest)| rest)).await?),
         None => None,
     };
     let proxy = Arc::new(Proxy::new(&config).await?);
@@ -157,11 +157,6 @@ async fn refuse_endpoints(config: &Config) -> Result<(), ProxyError> {
         }
     }
     Ok(())
-}
-
-async fn listen(address: &str) -> Result<TcpListener, ProxyError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| ProxyError::Listen(address.to_owned(), error.to_string()))
 }
 
 /// What a listener is for.

@@ -16,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use proto::etcdserverpb::{RangeRequest, WatchCreateRequest};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::body::Body;
@@ -189,7 +188,7 @@ impl Pages {
         let endpoint = self.client.endpoints().into_iter().next()?;
         let mut target = endpoints::parse(&endpoint)?;
         target.is_secure |= !endpoint.contains("://") && self.tls.is_some();
-        let socket = TcpStream::connect(target.address()).await.ok()?;
+        let socket = names::connect(&target.host, target.port).await.ok()?;
         match (&self.tls, target.is_secure) {
             (Some(tls), true) => get(tls.connect(&target.host, socket).await.ok()?, &target).await,
             (None, true) => None,

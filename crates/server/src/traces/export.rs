@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use peer::Connector;
 use proto::otlp::any_value::Value;
 use proto::otlp::{
     ExportTraceServiceRequest, ExportTraceServiceResponse, InstrumentationScope, Resource, ResourceSpans,
@@ -39,7 +39,7 @@ pub struct Exporter {
     dropped: Arc<AtomicU64>,
     resource: Resource,
     origin: Uri,
-    client: Client<HttpConnector, tonic::body::Body>,
+    client: Client<Connector, tonic::body::Body>,
 }
 
 impl Exporter {
@@ -60,7 +60,7 @@ impl Exporter {
             origin: settings.collector.clone(),
             client: Client::builder(TokioExecutor::new())
                 .http2_only(true)
-                .build_http(),
+                .build(Connector::new(None, EXPORT_TIMEOUT)),
         }
     }
 
