@@ -5,6 +5,7 @@ use std::future::Future;
 
 use client::{Client, Config, Error};
 use common::{programs, put, start};
+use conformance::scrape::Scrape;
 use conformance::server::Server;
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::*;
@@ -74,6 +75,20 @@ async fn write(client: &Client) -> i64 {
     revision
 }
 
+/// Writes large values, of which every second one is then dead.
+async fn fill(client: &Client) {
+    let (value, mut revision) = ("v".repeat(1 << 20), 0);
+    for key in (0..VALUES).flat_map(|key| [key, key]) {
+        let put = put(&format!("{key}"), &value);
+        revision = client.put(put).await.unwrap().header.unwrap().revision;
+    }
+    let compaction = CompactionRequest {
+        revision,
+        physical: true,
+    };
+    client.compact(compaction).await.unwrap();
+}
+
 /// Our server, with large transactions, and a client of it; nothing if there is none.
 async fn ours() -> Option<(Server, Client)> {
     let program = programs().into_iter().next()?;
@@ -109,20 +124,47 @@ async fn a_defragmentation_tells_how_many_bytes_it_has_copied() {
     let Some((_server, client)) = ours().await else {
         return;
     };
-    let value = "v".repeat(1 << 20);
     for _ in 0..ROUNDS_MAX {
-        let mut revision = 0;
-        for key in (0..VALUES).flat_map(|key| [key, key]) {
-            let put = put(&format!("{key}"), &value);
-            revision = client.put(put).await.unwrap().header.unwrap().revision;
-        }
-        let compaction = CompactionRequest {
-            revision,
-            physical: true,
-        };
-        client.compact(compaction).await.unwrap();
+        fill(&client).await;
         let work = client.defragment(DefragmentRequest {});
         if is_told(&told(&client, Job::Defragmentation, work).await) {
+            return;
+        }
+    }
+    panic!("nothing was told of any defragmentation");
+}
+
+#[tokio::test]
+async fn a_defragmentation_goes_on_to_its_end_when_nobody_waits_for_it_any_more() {
+    let Some((server, client)) = ours().await else {
+        return;
+    };
+    for _ in 0..ROUNDS_MAX {
+        fill(&client).await;
+        let mut told = vec![];
+        let begun = async {
+            loop {
+                let mut answers = client.progress(Job::Defragmentation);
+                if let Some(first) = answers.next().await {
+                    told.push(first.unwrap());
+                    return answers;
+                }
+            }
+        };
+        let mut answers = tokio::select! {
+            biased;
+            answers = begun => answers,
+            _ = client.defragment(DefragmentRequest {}) => continue,
+        };
+        while let Some(answer) = answers.next().await {
+            told.push(answer.unwrap());
+        }
+        let scrape = Scrape::of(&server).await.unwrap();
+        let at_work = scrape
+            .of_family("etcd_disk_defrag_inflight")
+            .map(|sample| sample.value);
+        assert_eq!(at_work.collect::<Vec<_>>(), [0.0]);
+        if is_told(&told) {
             return;
         }
     }

@@ -249,8 +249,8 @@ fn defragment(node: &Node) -> Result<(), store::RewriteError> {
     let (started, job) = (std::time::Instant::now(), &node.defragmentation);
     node.metrics.disk_defrag_inflight.set(1);
     let outcome = node.store.rewrite_all(|done, total| job.at(done, total));
-    job.over();
     node.metrics.disk_defrag_inflight.set(0);
+    job.over();
     node.metrics
         .disk_backend_defrag_duration_seconds
         .observe_duration(started.elapsed());
