@@ -312,10 +312,14 @@ pub async fn defrag(context: &Context, defrag: &Defrag) -> Result<(), Failure> {
 }
 
 async fn defragment(context: &Context, endpoint: &str) -> Result<(), Failure> {
-    let client = context.connect_to(vec![endpoint.to_owned()], true).await?;
+    let limit = context.long_limit();
+    let client = context
+        .connect_to(vec![endpoint.to_owned()], limit.is_some())
+        .await?;
     let name = format!("defragmenting {endpoint}");
+    let patience = limit.is_none().then_some(context.global.command_timeout);
     let work = client.defragment(DefragmentRequest {});
-    progress::while_waiting(&name, &client, Job::Defragmentation, work).await?;
+    progress::while_waiting(&name, &client, Job::Defragmentation, patience, work).await?;
     Ok(())
 }
 

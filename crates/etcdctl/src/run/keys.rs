@@ -240,6 +240,6 @@ pub async fn compaction(context: &Context, compaction: &Compaction) -> Result<()
         physical: compaction.physical,
     };
     let work = client.compact(request);
-    progress::while_waiting("compacting", &client, Job::Compaction, work).await?;
+    progress::while_waiting("compacting", &client, Job::Compaction, None, work).await?;
     context::print(format!("compacted revision {revision}\n").as_bytes())
 }

@@ -1,13 +1,15 @@
 //! How far a long job is: a bar at a terminal, now and then a line elsewhere, both on standard error.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use client::{Answers, Client};
+use client::{Answers, Client, Error};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use proto::keelson::v1::progress_request::Job;
 use proto::keelson::v1::{ProgressRequest, ProgressResponse};
+use tokio::time::sleep;
 use types::print;
 
 /// How often a job that nobody watches says how far it is.
@@ -137,26 +139,58 @@ fn spinner(name: &str) -> ProgressBar {
     spinner
 }
 
-/// Waits for a job of a server. One of ours tells how far it is; of others there is a sign of life.
-pub async fn while_waiting<T>(name: &str, client: &Client, job: Job, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
+/// Waits for a job of a server. One of ours tells how far it is; of others there is a sign of life. With `patience` it is
+/// given up when nothing was told for so long.
+pub async fn while_waiting<T>(
+    name: &str,
+    client: &Client,
+    job: Job,
+    patience: Option<Duration>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut followed = Followed::new(client, job);
+    wait(name, job, patience, work, async || followed.next().await).await
+}
+
+async fn wait<T>(
+    name: &str,
+    job: Job,
+    patience: Option<Duration>,
+    work: impl Future<Output = Result<T, Error>>,
+    mut next: impl AsyncFnMut() -> ProgressResponse,
+) -> Result<T, Error> {
+    let mut work = pin!(work);
     let began = Instant::now();
-    if let Ok(done) = tokio::time::timeout(SHORT, &mut work).await {
-        return done;
+    let mut silence = pin!(silence(patience));
+    tokio::select! {
+        done = &mut work => return done,
+        () = &mut silence => return Err(Error::Deadline(None)),
+        () = sleep(SHORT) => {}
     }
     let unit = match job {
         Job::Compaction => Unit::Keys,
         Job::Defragmentation | Job::Unspecified => Unit::Bytes,
     };
     let mut progress = Progress::with_unknown_end(name, unit, began);
-    let mut followed = Followed::new(client, job);
     let mut says = tokio::time::interval(BETWEEN_LINES);
     loop {
         tokio::select! {
             done = &mut work => return done,
-            ProgressResponse { done, total } = followed.next() => progress.told(done, Some(total)),
+            ProgressResponse { done, total } = next() => {
+                progress.told(done, Some(total));
+                silence.set(self::silence(patience));
+            }
+            () = &mut silence => return Err(Error::Deadline(None)),
             _ = says.tick() => progress.say(),
         }
+    }
+}
+
+/// Ends when patience does.
+async fn silence(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => sleep(patience).await,
+        None => pending().await,
     }
 }
 
@@ -180,20 +214,42 @@ impl<'a> Followed<'a> {
                 Some(Ok(told)) => return told,
                 // It has not begun yet. Or this was the same job for somebody else, or of another member.
                 None => {
-                    tokio::time::sleep(ASK_AGAIN).await;
+                    sleep(ASK_AGAIN).await;
                     self.answers = Some(self.client.progress(self.job));
                 }
                 // A server of etcd does not tell.
                 Some(Err(_)) => self.answers = None,
             }
         }
-        std::future::pending().await
+        pending().await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// Waits for a job that takes so many seconds, of which there is word every `every` seconds.
+    async fn wait_for(takes: u64, every: u64) -> Result<(), Error> {
+        let work = async {
+            sleep(Duration::from_secs(takes)).await;
+            Ok(())
+        };
+        let next = async || {
+            sleep(Duration::from_secs(every)).await;
+            ProgressResponse::default()
+        };
+        wait("job", Job::Defragmentation, Some(PATIENCE), work, next).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_is_waited_for_as_long_as_the_server_tells_of_it() {
+        assert_eq!(wait_for(3600, 2).await, Ok(()));
+        assert_eq!(wait_for(4, 3600).await, Ok(()));
+        assert_eq!(wait_for(3600, 6).await, Err(Error::Deadline(None)));
+    }
 
     #[test]
     fn a_line_says_how_far_a_job_is_or_how_long_it_takes_if_nobody_knows() {
