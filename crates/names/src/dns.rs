@@ -21,6 +21,10 @@ const PORT: u16 = 53;
 /// Servers of `resolv.conf` beyond these are passed over, as everywhere.
 const SERVERS_MAX: usize = 3;
 
+/// The most that is made of `attempts` and `timeout`, as in the C library.
+const ATTEMPTS_MAX: u32 = 5;
+const TIMEOUT_SECS_MAX: u32 = 30;
+
 /// How long a server is waited for before the next one is asked too, whose answer then counts if it is faster. Go and the C
 /// library wait for the whole timeout, five seconds, which is as long as a dial may take.
 const HEAD_START: Duration = Duration::from_secs(1);
@@ -82,8 +86,8 @@ impl Dns {
                 .take(SERVERS_MAX)
                 .map(|server| SocketAddr::new(server.into(), PORT))
                 .collect(),
-            attempts: config.attempts.max(1) as usize,
-            timeout: Duration::from_secs(config.timeout.max(1).into()),
+            attempts: config.attempts.clamp(1, ATTEMPTS_MAX) as usize,
+            timeout: Duration::from_secs(config.timeout.clamp(1, TIMEOUT_SECS_MAX).into()),
             search: search.filter(|domain| !domain.is_empty()).collect(),
             ndots: config.ndots as usize,
         }

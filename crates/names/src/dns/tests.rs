@@ -196,6 +196,11 @@ fn a_machine_without_settings_asks_itself() {
             .collect()
     };
     assert_eq!(servers(""), ["127.0.0.1:53", "[::1]:53"]);
+    let greedy = Dns::new(
+        String::new(),
+        "options attempts:4000000000 timeout:4000000000 ndots:4000000000",
+    );
+    assert_eq!((greedy.attempts, greedy.timeout), (5, Duration::from_secs(30)));
     assert_eq!(servers("search example.com"), ["127.0.0.1:53", "[::1]:53"]);
     let four = "nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver x\nnameserver 10.0.0.2\nnameserver 10.0.0.3";
     assert_eq!(servers(four), ["10.0.0.1:53", "[fe80::1]:53", "10.0.0.2:53"]);
