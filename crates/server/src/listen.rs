@@ -29,6 +29,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use names::NameError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
@@ -67,9 +68,9 @@ pub enum ListenError {
         flag: &'static str,
         cure: String,
     },
-    /// A host name that names nothing.
-    #[error("listen tcp: lookup {host}: no such host ({flag})")]
-    Lookup { host: String, flag: &'static str },
+    /// A host name that leads nowhere.
+    #[error("listen tcp: {error} ({flag})")]
+    Lookup { error: NameError, flag: &'static str },
     /// TLS for clients without the files for it.
     #[error("TLS key/cert (--cert-file, --key-file) must be provided for client url {0} with HTTPS scheme")]
     ClientTls(Url),
@@ -280,12 +281,10 @@ impl Listener {
         let (network, bound) = match url.port() {
             None => ("unix", bind_unix(url.address())),
             Some(port) => {
-                let host = url.host();
-                let address = resolve(host, port).ok_or_else(|| ListenError::Lookup {
-                    host: host.to_owned(),
-                    flag,
-                })?;
-                ("tcp", bind_tcp(address, reuse_port))
+                let found = names::blocking::addresses(url.host(), port);
+                let found = found.map_err(|error| ListenError::Lookup { error, flag })?;
+                let address = names::to_listen_on(&found).ok_or(io::ErrorKind::AddrNotAvailable.into());
+                ("tcp", address.and_then(|address| bind_tcp(address, reuse_port)))
             }
         };
         let socket = bound.map_err(|error| ListenError::Bind {
@@ -315,11 +314,6 @@ impl Listener {
             Bound::Unix(socket) => socket.path.display().to_string(),
         }
     }
-}
-
-/// The one address to listen on for a host.
-fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
-    names::to_listen_on(&names::blocking::addresses(host, port).ok()?)
 }
 
 fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Bound> {
