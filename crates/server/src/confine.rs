@@ -42,15 +42,9 @@ const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
     ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir | Refer
 });
 
-/// What names are resolved with, besides what links at [`RESOLVER_FILES`] lead to, and whom this machine trusts.
-const SYSTEM: [&str; 11] = [
+/// What names are looked up with, besides what links at [`RESOLVER_FILES`] lead to, and whom this machine trusts.
+const SYSTEM: [&str; 6] = [
     "/etc",
-    // Ways to look a name up (NSS) are libraries that are loaded when the first name is.
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
     "/usr/share/pki",
@@ -61,6 +55,9 @@ const SYSTEM: [&str; 11] = [
 /// The kernel's accounts of this process, for metrics. A rule for its own folder of `/proc` alone would be lost when
 /// memory is short. What others keep there for themselves, such as their environment, takes a capability (`CAP_PERFMON`) to read.
 const ACCOUNTS: [&str; 2] = ["/proc", "/sys/fs/cgroup"];
+
+/// Where libraries are. They are loaded by now; crate `names` needs none to look a name up.
+const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
 /// Often links to a folder of whoever manages the network.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
@@ -181,7 +178,8 @@ impl Reach {
             reach.system.extend(folders(Path::new(file)));
         }
         if config.pprof {
-            // The names of functions are in the program's file.
+            // The names of functions are in the program's file and its libraries'.
+            reach.system.extend(LIBRARIES.iter().map(PathBuf::from));
             let program = std::env::current_exe();
             reach
                 .system
