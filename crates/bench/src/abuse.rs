@@ -4,7 +4,7 @@
 //! abuse ends after `--seconds`. Those who are thrown out come back.
 
 use std::future::Future;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -195,8 +195,9 @@ pub async fn run(clients: &Clients, endpoint: &str, pid: Option<u32>, plan: Plan
 
 /// Only servers of this machine are to be abused.
 fn stay_at_home(address: &str) -> Result<(), Failure> {
-    let mut resolved = address.to_socket_addrs()?;
-    match resolved.all(|address| IpAddr::is_loopback(&address.ip())) {
+    let (host, port) = names::split(address).ok_or("it is not host:port")?;
+    let found = names::blocking::addresses(host, port)?;
+    match found.iter().all(|address| IpAddr::is_loopback(&address.ip())) {
         true => Ok(()),
         false => Err(format!("{address} is not an address of this machine's loopback").into()),
     }

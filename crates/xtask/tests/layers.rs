@@ -92,7 +92,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("etcdctl", &["client", "names", "types", "proto", "tls"]),
     ("etcdutl", &["server", "types", "env", "image"]),
     ("conformance", &["proto", "grpc", "tls"]),
-    ("bench", &["proto", "grpc"]),
+    ("bench", &["proto", "grpc", "names"]),
     ("handbook", &["types"]),
     ("xtask", &[]),
 ];

@@ -40,6 +40,8 @@ cd "$HERE"
 mkdir -p root/{usr/local/bin,etc,pki}
 for program in etcd etcdctl etcdutl; do
     ldd "$KEELSON_STATIC/$program" 2>&1 | grep -E 'statically linked|not a dynamic executable'
+    # What the C library would look names up with is not linked in.
+    if grep -aq -e nsswitch.conf -e getaddrinfo "$KEELSON_STATIC/$program"; then exit 1; fi
     cp "$KEELSON_STATIC/$program" root/usr/local/bin/
 done
 printf '127.0.0.1 localhost\n127.0.0.11 etcd1\n' >root/etc/hosts
