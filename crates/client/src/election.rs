@@ -10,8 +10,8 @@ use proto::etcdserverpb::watch_create_request::FilterType;
 use proto::etcdserverpb::{
     Compare, DeleteRangeRequest, RangeResponse, ResponseHeader, TxnRequest, WatchCreateRequest,
 };
-use proto::mvccpb::Event;
 use proto::mvccpb::event::EventType;
+use proto::mvccpb::{Event, KeyValue};
 
 use crate::keys::{first_created, get, is_created_at, line, op, place_in_line, prefix_end, put};
 use crate::session::{Session, missed, ranges};
@@ -227,21 +227,16 @@ impl Followed {
             revision: kv.mod_revision,
             ..header
         };
-        Ok(Some(RangeResponse {
-            header: Some(header),
-            kvs: vec![kv],
-            more: false,
-            count: 1,
-        }))
+        Ok(Some(elected(Some(header), kv)))
     }
 
     /// Looks who is elected, and watches them, or the line if there is nobody.
     async fn look(&mut self) -> Result<Option<RangeResponse>, Error> {
-        let found = self.client.range(first_created(&self.line)).await?;
+        let mut found = self.client.range(first_created(&self.line)).await?;
         let seen = found.header.as_ref().map_or(0, |header| header.revision);
-        if let Some(elected) = found.kvs.first() {
-            self.watch_elected(elected.key.clone(), seen).await?;
-            return Ok(Some(found));
+        if let Some(kv) = found.kvs.pop() {
+            self.watch_elected(kv.key.clone(), seen).await?;
+            return Ok(Some(elected(found.header, kv)));
         }
         let create = WatchCreateRequest {
             key: self.line.clone(),
@@ -263,5 +258,14 @@ impl Followed {
         self.unread.clear();
         self.watched = Some(Watched::Elected(self.client.watch(create).await?));
         Ok(())
+    }
+}
+
+/// Who is elected, and nothing about how many wait behind them.
+fn elected(header: Option<ResponseHeader>, kv: KeyValue) -> RangeResponse {
+    RangeResponse {
+        header,
+        kvs: vec![kv],
+        ..RangeResponse::default()
     }
 }
