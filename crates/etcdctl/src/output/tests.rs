@@ -181,6 +181,13 @@ fn json_is_what_go_makes_of_the_message() {
             r#"{"Header":H{"revision":7,"raft_term":2},"Events":[{"kv":{"key":"YQ==","create_revision":5,"mod_revision":6,"version":2,"value":"MQ=="},"prev_kv":{"key":"YQ==","create_revision":5,"mod_revision":5,"version":1,"value":"MA=="}},{"type":1,"kv":{"key":"YQ==","mod_revision":7}}],"CompactRevision":0,"Canceled":false,"Created":false,"CancelReason":""}"#,
         ),
         (
+            Answer::Watch(pb::WatchResponse {
+                header: header(7),
+                ..Default::default()
+            }),
+            r#"{"Header":H{"revision":7,"raft_term":2},"Events":null,"CompactRevision":0,"Canceled":false,"Created":false,"CancelReason":""}"#,
+        ),
+        (
             time_to_live(99, &["b"]),
             r#"H{"revision":8,"raft_term":2,"id":5737201223156026641,"ttl":99,"granted-ttl":100,"keys":["Yg=="]}"#,
         ),

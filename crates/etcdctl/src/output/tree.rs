@@ -139,7 +139,7 @@ fn watch(m: &pb::WatchResponse) -> Value {
         .header
         .map_or(Value::Null, |header| message("ResponseHeader", &header));
     let events = match m.events.is_empty() {
-        true => Value::List(Vec::new()),
+        true => Value::Null,
         false => list(m.events.iter().map(|event| named("mvccpb.Event", event))),
     };
     map([
