@@ -5,7 +5,11 @@ dpkg-deb -I "$package"
 contents=$(dpkg-deb -c "$package" | awk '$1 !~ /^d/ {print $1, $2, $6}')
 for line in "-rwxr-xr-x 0/0 ./usr/bin/etcd" "-rwxr-xr-x 0/0 ./usr/bin/etcdctl" "-rwxr-xr-x 0/0 ./usr/bin/etcdutl" \
     "-rw-r--r-- 0/0 ./etc/default/etcd" "-rw-r--r-- 0/0 ./usr/lib/systemd/system/etcd.service" \
-    "-rw-r--r-- 0/0 ./usr/lib/sysusers.d/etcd.conf" "-rw-r--r-- 0/0 ./usr/lib/tmpfiles.d/etcd.conf"; do
+    "-rw-r--r-- 0/0 ./usr/lib/sysusers.d/etcd.conf" "-rw-r--r-- 0/0 ./usr/lib/tmpfiles.d/etcd.conf" \
+    "-rw-r--r-- 0/0 ./usr/share/bash-completion/completions/etcdctl" \
+    "-rw-r--r-- 0/0 ./usr/share/zsh/vendor-completions/_etcdctl" \
+    "-rw-r--r-- 0/0 ./usr/share/fish/vendor_completions.d/etcdutl.fish" \
+    "-rw-r--r-- 0/0 ./usr/share/man/man1/etcdctl-get.1.gz"; do
     grep -Fx -- "$line" <<<"$contents"
 done
 # An upgrade of the machine does not put Debian's own in its place.

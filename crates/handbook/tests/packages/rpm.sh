@@ -20,7 +20,11 @@ package=$(find "$HERE/RPMS" -name 'keelson-*.rpm')
 contents=$(rpm -qp --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES}\n]' "$package")
 for line in "-rwxr-xr-x root /usr/bin/etcd" "-rwxr-xr-x root /usr/bin/etcdctl" "-rwxr-xr-x root /usr/bin/etcdutl" \
     "-rw-r--r-- root /etc/etcd/etcd.conf" "-rw-r--r-- root /usr/lib/systemd/system/etcd.service" \
-    "-rw-r--r-- root /usr/lib/sysusers.d/etcd.conf" "-rw-r--r-- root /usr/lib/tmpfiles.d/etcd.conf"; do
+    "-rw-r--r-- root /usr/lib/sysusers.d/etcd.conf" "-rw-r--r-- root /usr/lib/tmpfiles.d/etcd.conf" \
+    "-rw-r--r-- root /usr/share/bash-completion/completions/etcdctl" \
+    "-rw-r--r-- root /usr/share/zsh/site-functions/_etcdctl" \
+    "-rw-r--r-- root /usr/share/fish/vendor_completions.d/etcdutl.fish" \
+    "-rw-r--r-- root /usr/share/man/man1/etcdctl-get.1.gz"; do
     grep -Fx -- "$line" <<<"$contents"
 done
 rpm -qp --provides "$package" | grep -x 'etcd = 3.7.1'
