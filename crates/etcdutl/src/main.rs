@@ -180,7 +180,10 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
         Command::Snapshot {
             command: Snapshot::Status { file },
         } => {
-            let file = only(file, "snapshot status requires exactly one argument")?;
+            let file = only(
+                file,
+                Failure::arguments("snapshot status requires exactly one argument"),
+            )?;
             check_there(&file, "stat")?;
             let mut progress = progress::Progress::default();
             let status = image::status(&RealDisk, &file, &mut |done, total| {
@@ -193,7 +196,8 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
             command: Snapshot::Restore(flags),
         } => restore_as(flags),
         Command::Hashkv { file, rev } => {
-            let file = only(file, "hashkv requires exactly one argument")?;
+            let otherwise = Failure::new(1, format!("accepts 1 arg(s), received {}", file.len()));
+            let file = only(file, otherwise)?;
             check_there(&file, "stat")?;
             let scratch = env::with_suffix(&file, ".hashkv");
             let mut progress = progress::Progress::default();
@@ -258,10 +262,10 @@ fn run(arguments: Arguments) -> Result<String, Failure> {
     }
 }
 
-fn only(mut files: Vec<PathBuf>, otherwise: &str) -> Result<PathBuf, Failure> {
+fn only(mut files: Vec<PathBuf>, otherwise: Failure) -> Result<PathBuf, Failure> {
     match (files.pop(), files.is_empty()) {
         (Some(file), true) => Ok(file),
-        _ => Err(Failure::arguments(otherwise)),
+        _ => Err(otherwise),
     }
 }
 
@@ -306,7 +310,8 @@ fn is_locked(error: &UpkeepError) -> bool {
 }
 
 fn restore_as(flags: Restore) -> Result<String, Failure> {
-    let backup = only(flags.file, "snapshot restore requires exactly one argument")?;
+    let otherwise = Failure::arguments("snapshot restore requires exactly one argument");
+    let backup = only(flags.file, otherwise)?;
     if flags.mark_compacted != (flags.bump_revision > 0) {
         return Err(Failure::arguments(
             "--mark-compacted required if --revision-bump > 0",
