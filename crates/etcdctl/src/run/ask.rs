@@ -1,10 +1,11 @@
 //! Questions to whoever sits at the terminal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::process::{Signal, getpid, kill_process};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
 /// The longest password that is read from a pipe; a terminal has no longer lines. What is beyond is not read.
 const LINE_MAX: usize = 4096;
@@ -35,14 +36,29 @@ fn typed(prompt: &str) -> io::Result<String> {
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     terminal.write_all(prompt.as_bytes())?;
     let before = tcgetattr(&terminal)?;
+    let interrupt = before.special_codes[SpecialCodeIndex::VINTR];
     let mut silent: Termios = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+    // A program that is interrupted leaves the terminal as it is; so the key ends the line, and is obeyed afterwards.
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    silent.special_codes[SpecialCodeIndex::VEOL] = interrupt;
     tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
-    let mut line = String::new();
-    let read = BufReader::new(&terminal).read_line(&mut line);
+    let line = read_line(&mut terminal);
     tcsetattr(&terminal, OptionalActions::Flush, &before)?;
     terminal.write_all(b"\n")?;
-    read.map(|_| line)
+    let line = line?;
+    if line.contains(&interrupt) {
+        kill_process(getpid(), Signal::INT)?;
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// What the terminal has for a line: it hands out one at a time.
+fn read_line(terminal: &mut File) -> io::Result<Vec<u8>> {
+    let mut line = vec![0; LINE_MAX];
+    let length = terminal.read(&mut line)?;
+    line.truncate(length);
+    Ok(line)
 }
 
 /// Asks yes or no on standard error; no is what is not yes.
