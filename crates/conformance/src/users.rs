@@ -115,6 +115,8 @@ pub async fn kept(tools: &Tools, program: &Path, snapshot_count: usize) -> Resul
         } else {
             cluster.stop(other).await?;
         }
+        // Whoever asks while one leader goes and another comes is told so, and etcdctl does not try a change twice.
+        cluster.leader().await?;
         let revoke = format!("{ROOT} role revoke-permission x{round} x{round}");
         ctl(tools, &cluster, round, &revoke).await?;
         cluster.resume(other).await?;
